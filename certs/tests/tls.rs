@@ -1,0 +1,13 @@
+//! Real handshakes on 127.0.0.1 between our own configurations, over the real acceptor and connector.
+
+#[cfg(test)]
+mod tls {
+    pub(crate) mod fixture;
+
+    mod bounds;
+    mod openssl;
+    mod peers;
+    mod reload;
+    mod servers;
+    mod stacks;
+}

@@ -1,0 +1,20 @@
+//! The generated gRPC types. Only `wire` (the conversions) and the gRPC shells
+//! of link, enrolment and node link may name them.
+#![expect(
+    clippy::pedantic,
+    clippy::large_enum_variant,
+    reason = "generated code"
+)]
+
+/// Agent and control plane.
+pub mod link {
+    tonic::include_proto!("faultline.link.v1");
+}
+/// A cluster's first contact.
+pub mod enrolment {
+    tonic::include_proto!("faultline.enrolment.v1");
+}
+/// Node daemon and agent.
+pub mod node {
+    tonic::include_proto!("faultline.node.v1");
+}

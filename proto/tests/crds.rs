@@ -1,0 +1,62 @@
+//! The CRDs in the chart are what the types say, and are structural. Run with
+//! UPDATE=1 to write them anew.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../helm/member/files/crds")
+}
+
+#[test]
+fn the_charts_crds_are_current() {
+    for (name, crd) in proto::crd::all().unwrap() {
+        let path = folder().join(format!("{name}.yaml"));
+        let text = format!("# Generated from the Rust types by `make generate`; do not edit.\n{}", proto::crd::document(&crd));
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::create_dir_all(folder()).unwrap();
+            std::fs::write(&path, &text).unwrap();
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(found == text, "{} has drifted: run `make generate`", path.display());
+    }
+}
+
+#[test]
+fn crds_are_structural() {
+    for (name, crd) in proto::crd::all().unwrap() {
+        let schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap();
+        assert_structural(name, schema, "");
+    }
+}
+
+/// Every level has a type or says that it takes anything; no references.
+fn assert_structural(name: &str, schema: &Value, path: &str) {
+    let map = schema.as_object().unwrap_or_else(|| panic!("{name}{path}: not a schema"));
+    assert!(!map.contains_key("$ref"), "{name}{path}");
+    let any = map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    assert!(map.contains_key("type") || any, "{name}{path}: no type");
+    for (key, property) in map.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        assert_structural(name, property, &format!("{path}.{key}"));
+    }
+    if let Some(items) = map.get("items") {
+        assert_structural(name, items, &format!("{path}[]"));
+    }
+}
+
+#[test]
+fn every_kind_of_the_catalogue_is_in_the_experiment_crd() {
+    let crds = proto::crd::all().unwrap();
+    let experiment = &crds.iter().find(|(name, _)| *name == "experiments").unwrap().1;
+    let fault = experiment
+        .pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/faults/items/properties")
+        .unwrap();
+    for entry in proto::catalogue::ENTRIES {
+        let (group, kind) = entry.kind.split_once('.').unwrap();
+        let kind = &fault[group]["properties"][kind];
+        for parameter in entry.parameters {
+            assert!(kind["properties"][parameter.name].is_object(), "{}: {}", entry.kind, parameter.name);
+        }
+    }
+}
