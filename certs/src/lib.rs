@@ -19,6 +19,8 @@ pub mod throwaway;
 pub mod token;
 
 mod pem;
+mod protocol;
+mod provider;
 mod verify;
 
 pub use acceptor::{Acceptor, Conn, ConnInfo};
@@ -28,42 +30,10 @@ pub use connector::Connector;
 pub use csr::{Csr, PrivateKey};
 pub use identity::{Identity, Role, TrustDomain};
 pub use peer::{Lifetime, Peer, Serial};
+pub use protocol::Protocol;
+pub(crate) use provider::provider;
+pub use provider::install_provider;
 pub use reload::{Reloadable, ReloadableIdentity};
 pub use rustls::{ClientConfig, ServerConfig};
 pub use token::{JoinToken, SecretHash};
 pub use verify::{PeerRules, Rejected, Revocations};
-
-use std::sync::Arc;
-
-/// What a connection speaks once TLS is up: decides the ALPN list and the TLS versions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// gRPC inside the trust chain: HTTP/2 only, TLS 1.3 only.
-    Grpc,
-    /// HTTP for people and their tools: HTTP/2 or HTTP/1.1, TLS 1.3 or 1.2.
-    Http,
-}
-
-impl Protocol {
-    pub(crate) fn alpn(self) -> Vec<Vec<u8>> {
-        match self {
-            Self::Grpc => vec![b"h2".to_vec()],
-            Self::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-        }
-    }
-
-    pub(crate) fn versions(self) -> &'static [&'static rustls::SupportedProtocolVersion] {
-        static GRPC: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
-        static HTTP: &[&rustls::SupportedProtocolVersion] =
-            &[&rustls::version::TLS13, &rustls::version::TLS12];
-        match self {
-            Self::Grpc => GRPC,
-            Self::Http => HTTP,
-        }
-    }
-}
-
-/// The one crypto provider; never the process default, which panics when two providers are compiled in.
-pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}

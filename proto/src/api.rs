@@ -2,7 +2,6 @@
 //! of link, enrolment and node link may name them.
 #![expect(
     clippy::pedantic,
-    clippy::large_enum_variant,
     reason = "generated code"
 )]
 

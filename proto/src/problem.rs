@@ -120,6 +120,7 @@ impl ProblemDetails {
     }
 
     /// With all mistakes of a document.
+    #[must_use]
     pub fn with_problems(mut self, problems: Vec<Problem>) -> Self {
         self.problems = problems;
         self

@@ -39,7 +39,7 @@ impl Span {
         let mut text = String::new();
         for (unit, size) in [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
             if rest >= size {
-                text.push_str(&format!("{}{unit}", rest / size));
+                text = format!("{text}{}{unit}", rest / size);
                 rest %= size;
             }
         }

@@ -17,7 +17,7 @@ use crate::run::{RunRecord, RunSpec};
 use crate::status::RunSummary;
 
 /// A page of things; `next` asks for the following one with `?after=`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Page<T> {
     /// The things.
     pub items: Vec<T>,
@@ -44,7 +44,7 @@ pub struct ExperimentView {
 }
 
 /// `POST /v1/runs`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CreateRun {
     /// Its name; once used, used for ever.
@@ -52,6 +52,11 @@ pub struct CreateRun {
     /// The run, as in a Run manifest's spec.
     #[schema(value_type = Object)]
     pub spec: RunSpec,
+    /// The definition itself, used instead of the library's: for plans and
+    /// one-off runs that store nothing under a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub experiment: Option<Value>,
     /// Plan and stop there.
     #[serde(default)]
     pub plan_only: bool,
@@ -99,13 +104,14 @@ pub struct RunCluster {
 }
 
 /// `POST /v1/halts`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SetHalt {
     /// Id; assigned where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// What to stop.
+    #[schemars(with = "Value")]
     pub scope: HaltScope,
     /// Why.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -125,7 +131,7 @@ pub struct HaltView {
 }
 
 /// `POST /v1/clusters`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InviteCluster {
     /// Its name.

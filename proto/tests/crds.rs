@@ -11,12 +11,12 @@ fn folder() -> PathBuf {
 
 #[test]
 fn the_charts_crds_are_current() {
-    for (name, crd) in proto::crd::all().unwrap() {
+    for (name, crd) in proto::crd::all().expect("present") {
         let path = folder().join(format!("{name}.yaml"));
         let text = format!("# Generated from the Rust types by `make generate`; do not edit.\n{}", proto::crd::document(&crd));
         if std::env::var_os("UPDATE").is_some() {
-            std::fs::create_dir_all(folder()).unwrap();
-            std::fs::write(&path, &text).unwrap();
+            std::fs::create_dir_all(folder()).expect("present");
+            std::fs::write(&path, &text).expect("present");
         }
         let found = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(found == text, "{} has drifted: run `make generate`", path.display());
@@ -25,15 +25,15 @@ fn the_charts_crds_are_current() {
 
 #[test]
 fn crds_are_structural() {
-    for (name, crd) in proto::crd::all().unwrap() {
-        let schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap();
+    for (name, crd) in proto::crd::all().expect("present") {
+        let schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema").expect("present");
         assert_structural(name, schema, "");
     }
 }
 
 /// Every level has a type or says that it takes anything; no references.
 fn assert_structural(name: &str, schema: &Value, path: &str) {
-    let map = schema.as_object().unwrap_or_else(|| panic!("{name}{path}: not a schema"));
+    let map = schema.as_object().expect("a schema at every level");
     assert!(!map.contains_key("$ref"), "{name}{path}");
     let any = map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
     assert!(map.contains_key("type") || any, "{name}{path}: no type");
@@ -47,13 +47,13 @@ fn assert_structural(name: &str, schema: &Value, path: &str) {
 
 #[test]
 fn every_kind_of_the_catalogue_is_in_the_experiment_crd() {
-    let crds = proto::crd::all().unwrap();
-    let experiment = &crds.iter().find(|(name, _)| *name == "experiments").unwrap().1;
+    let crds = proto::crd::all().expect("present");
+    let experiment = &crds.iter().find(|(name, _)| *name == "experiments").expect("present").1;
     let fault = experiment
         .pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/faults/items/properties")
-        .unwrap();
+        .expect("present");
     for entry in proto::catalogue::ENTRIES {
-        let (group, kind) = entry.kind.split_once('.').unwrap();
+        let (group, kind) = entry.kind.split_once('.').expect("present");
         let kind = &fault[group]["properties"][kind];
         for parameter in entry.parameters {
             assert!(kind["properties"][parameter.name].is_object(), "{}: {}", entry.kind, parameter.name);

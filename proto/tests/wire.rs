@@ -11,12 +11,12 @@ use proto::injection::{Action, EndReason, Injection, InjectionPhase, InjectionSt
 use proto::wire::{Down, Halts, Held, Hello, Inject, NodeDown, NodeUp, Up};
 
 fn now() -> jiff::Timestamp {
-    "2026-01-02T03:04:05.678Z".parse().unwrap()
+    "2026-01-02T03:04:05.678Z".parse().expect("valid")
 }
 
 fn halt() -> Halt {
     Halt {
-        id: "stop-all".parse().unwrap(),
+        id: "stop-all".parse().expect("valid"),
         scope: HaltScope::Fleet,
         reason: "drill gone wrong".into(),
         by: "operator:ada".into(),
@@ -27,15 +27,15 @@ fn halt() -> Halt {
 
 fn desired() -> Desired {
     Desired {
-        run: "r-1".parse().unwrap(),
+        run: "r-1".parse().expect("valid"),
         generation: 3,
         intent: Intent::Start,
         spec_hash: "ab".repeat(32),
         principal: Principal::Operator { name: "ada".into() },
-        origin: Origin { cluster: None, labels: Default::default(), namespace: None },
+        origin: Origin { cluster: None, labels: std::collections::BTreeMap::default(), namespace: None },
         plan_hash: Some("cd".repeat(32)),
         envelope: None,
-        peers: [("db".to_owned(), vec!["10.0.0.1".parse().unwrap()])].into(),
+        peers: [("db".to_owned(), vec!["10.0.0.1".parse().expect("valid")])].into(),
         start_before: Some(now()),
         run_deadline: None,
         stop_reason: None,
@@ -44,8 +44,8 @@ fn desired() -> Desired {
 
 fn injection() -> Injection {
     Injection {
-        id: "r-1.late.0".parse().unwrap(),
-        run: "r-1".parse().unwrap(),
+        id: "r-1.late.0".parse().expect("valid"),
+        run: "r-1".parse().expect("valid"),
         target: TargetRef {
             namespace: "shop".into(),
             pod: "p".into(),
@@ -63,8 +63,8 @@ fn injection() -> Injection {
 
 fn status() -> InjectionStatus {
     InjectionStatus {
-        id: "r-1.late.0".parse().unwrap(),
-        run: "r-1".parse().unwrap(),
+        id: "r-1.late.0".parse().expect("valid"),
+        run: "r-1".parse().expect("valid"),
         phase: InjectionPhase::Reverted,
         reason: Some(EndReason::Deadline),
         message: String::new(),
@@ -84,12 +84,12 @@ fn agent_messages_round_trip() {
         version: "0.1.0".into(),
         agent_epoch: 7,
         store_epoch: "e1".into(),
-        held: vec![Held { run: "r-1".parse().unwrap(), generation: 3, intent: Intent::Start }],
+        held: vec![Held { run: "r-1".parse().expect("valid"), generation: 3, intent: Intent::Start }],
         halts: vec![halt()],
         kube_system_uid: "u".into(),
         accepts_starts: true,
     };
-    let observed = Observed::new("r-1".parse().unwrap(), 3, ClusterPhase::Running);
+    let observed = Observed::new("r-1".parse().expect("valid"), 3, ClusterPhase::Running);
     for up in [
         Up::Hello(hello),
         Up::Heartbeat { at: now(), seq: 9 },
@@ -97,7 +97,7 @@ fn agent_messages_round_trip() {
         Up::Renew { csr_pem: "x".into() },
     ] {
         let bytes = api::link::Up::from(up.clone()).encode_to_vec();
-        let back = Up::try_from(api::link::Up::decode(bytes.as_slice()).unwrap()).unwrap();
+        let back = Up::try_from(api::link::Up::decode(bytes.as_slice()).expect("valid")).expect("valid");
         assert_eq!(back, up);
     }
 }
@@ -106,12 +106,12 @@ fn agent_messages_round_trip() {
 fn centre_messages_round_trip() {
     for down in [
         Down::Desired { desired: Box::new(desired()), start_within_ms: 1000 },
-        Down::Halts(Halts { halts: vec![halt()], resumed: vec!["old".parse().unwrap()] }),
-        Down::DesiredList(vec!["r-1".parse().unwrap()]),
+        Down::Halts(Halts { halts: vec![halt()], resumed: vec!["old".parse().expect("valid")] }),
+        Down::DesiredList(vec!["r-1".parse().expect("valid")]),
         Down::ClockReply { id: 4, at: now() },
     ] {
         let bytes = api::link::Down::from(down.clone()).encode_to_vec();
-        let back = Down::try_from(api::link::Down::decode(bytes.as_slice()).unwrap()).unwrap();
+        let back = Down::try_from(api::link::Down::decode(bytes.as_slice()).expect("valid")).expect("valid");
         assert_eq!(back, down);
     }
 }
@@ -119,7 +119,7 @@ fn centre_messages_round_trip() {
 #[test]
 fn node_messages_round_trip() {
     let up = NodeUp::State(Box::new(status()));
-    assert_eq!(NodeUp::try_from(api::node::NodeUp::from(up.clone())).unwrap(), up);
+    assert_eq!(NodeUp::try_from(api::node::NodeUp::from(up.clone())).expect("valid"), up);
     let inject = Inject {
         injection: injection(),
         agent_epoch: 7,
@@ -128,7 +128,7 @@ fn node_messages_round_trip() {
         start_before: now(),
     };
     let down = NodeDown::Inject(Box::new(inject));
-    assert_eq!(NodeDown::try_from(api::node::NodeDown::from(down.clone())).unwrap(), down);
+    assert_eq!(NodeDown::try_from(api::node::NodeDown::from(down.clone())).expect("valid"), down);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The meaning of an Experiment: names, references between its parts, limits.
 
 use super::{Report, fault, overrides, probe, target};
-use crate::experiment::{ExperimentSpec, Limits};
+use crate::experiment::{ExperimentSpec, Limits, defaults as d};
 use crate::quantity::Span;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -33,7 +33,6 @@ fn check_limits(limits: &Limits, p: &mut Report) -> Option<u64> {
         Some(span) => p.span(&format!("spec.limits.{name}"), span, 1000, 7 * DAY_MS),
         None => Some(default),
     };
-    use crate::experiment::defaults as d;
     let cluster = span("clusterDeadline", limits.cluster_deadline.as_ref(), d::CLUSTER_DEADLINE_MS);
     let run = span("runDeadline", limits.run_deadline.as_ref(), d::RUN_DEADLINE_MS);
     span("startWithin", limits.start_within.as_ref(), d::START_WITHIN_MS);

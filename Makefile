@@ -1,0 +1,63 @@
+# Every command of this project. Each target does its own set-up; CI calls the
+# same ones. `make` alone lists them.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check unit scenarios lab-up lab-down generate
+
+SHELL := /bin/bash
+export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
+
+FAULTLINE = $(or $(CARGO_TARGET_DIR),target)/debug/faultline
+LAB = cargo run --locked --quiet -p e2e --bin lab --
+LAB_TESTS = $(basename $(notdir $(wildcard e2e/tests/lab_smoke.rs e2e/tests/scenarios.rs)))
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: ## two clusters in one process: a fault written on one runs on the other (ARGS=--json)
+	@e2e/setup.sh demo
+	cargo build --locked -p cli
+	@$(FAULTLINE) demo $(ARGS)
+
+test: ## every test that this machine can run; says what it skipped, and why
+	@e2e/setup.sh test
+	@$(MAKE) --no-print-directory check unit scenarios
+
+check: ## format, lints, dependencies
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@if ! cargo deny --version > /dev/null 2>&1; then \
+		echo "SKIPPED cargo deny: it is not installed (cargo install --locked cargo-deny)"; \
+	elif cargo deny fetch db > /dev/null 2>&1; then \
+		cargo deny check; \
+	else \
+		echo "SKIPPED cargo deny check advisories: their database cannot be reached"; \
+		cargo deny check bans licenses sources; \
+	fi
+
+# The Kubernetes programs come first where the lab will run: the tests of the
+# charts use their helm.
+unit:
+	@if [ -z "$$(e2e/setup.sh why-no-lab)" ]; then e2e/lab/components.sh > /dev/null; fi
+	cargo test --locked --workspace --no-fail-fast
+
+scenarios:
+	@why="$$(e2e/setup.sh why-no-lab)"; \
+	if [ -n "$$why" ]; then \
+		echo "SKIPPED the scenarios on two real clusters: $$why"; \
+	else \
+		export FAULTLINE_LAB=1; set -x; \
+		cargo test --locked -p e2e $(LAB_TESTS:%=--test %) -- --test-threads=1; \
+	fi
+
+lab-up: ## two real clusters on this machine, with Faultline installed; prints the kubeconfigs (root)
+	@e2e/setup.sh lab
+	@$(LAB) up
+
+lab-down: ## takes them away again
+	@$(LAB) down
+
+generate: ## what is made from the Rust types: CRDs in the member chart, the charts' rendered snapshots
+	@e2e/setup.sh demo
+	UPDATE=1 cargo test --locked -p proto --test crds
+	UPDATE=1 cargo test --locked -p e2e --test helm_charts

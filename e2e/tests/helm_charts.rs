@@ -1,0 +1,490 @@
+//! The charts, rendered by the real helm: compared with the files in
+//! `helm_charts/`, and held to the promises that are about rights and
+//! privilege. `UPDATE=1` writes those files anew.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+const CENTRE: &str = "control-plane";
+const MEMBER: &str = "member";
+const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+const CEILING: &str =
+    "ceiling.from[0].central=true,ceiling.namespaces={shop,pay},ceiling.kinds={network.*,pod.kill}";
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// `$FAULTLINE_HELM`, the one that the lab built, or the one on PATH.
+fn helm() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("FAULTLINE_HELM") {
+        return Some(path.into());
+    }
+    let script = repository().join("e2e/lab/components.sh");
+    let printed = Command::new(script).arg("--print").output().ok()?;
+    let built = Path::new(String::from_utf8(printed.stdout).ok()?.trim()).join("helm");
+    let on_path = std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join("helm"))
+        .collect();
+    [vec![built], on_path]
+        .concat()
+        .into_iter()
+        .find(|file| file.is_file())
+}
+
+/// The helm to test with; says on the terminal that the test is skipped where
+/// there is none (past the test harness, which would hide it).
+fn helm_or_skip(test: &str) -> Option<PathBuf> {
+    let found = helm();
+    if found.is_none() {
+        let message = format!("SKIPPED {test}: no helm (e2e/lab/components.sh builds one)");
+        drop(writeln!(std::io::stderr(), "{message}"));
+    }
+    found
+}
+
+/// Renders a chart of a folder with `--set` for each of `values`.
+fn template(helm: &Path, chart: &Path, values: &[&str]) -> Result<Output> {
+    let mut command = Command::new(helm);
+    command.args(["template", "faultline"]).arg(chart);
+    command.args(["--namespace", "faultline", "--kube-version", "1.34.0"]);
+    for value in values {
+        command.args(["--set", value]);
+    }
+    command
+        .output()
+        .with_context(|| format!("run {}", helm.display()))
+}
+
+fn text(helm: &Path, chart: &str, values: &[&str]) -> Result<String> {
+    let out = template(helm, &repository().join("helm").join(chart), values)?;
+    ensure!(
+        out.status.success(),
+        "helm template {chart} {values:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(String::from_utf8(out.stdout)?)
+}
+
+fn objects(helm: &Path, chart: &str, values: &[&str]) -> Result<Vec<Value>> {
+    parse(&text(helm, chart, values)?)
+}
+
+fn parse(rendered: &str) -> Result<Vec<Value>> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(rendered)?;
+    ensure!(!documents.is_empty(), "nothing was rendered");
+    Ok(documents)
+}
+
+fn at<'v>(value: &'v Value, pointer: &str) -> &'v Value {
+    value.pointer(pointer).unwrap_or(&Value::Null)
+}
+
+fn list<'v>(value: &'v Value, pointer: &str) -> &'v [Value] {
+    at(value, pointer).as_array().map_or(&[], Vec::as_slice)
+}
+
+fn of_kind<'v>(objects: &'v [Value], kind: &str) -> Vec<&'v Value> {
+    objects.iter().filter(|object| object["kind"] == kind).collect()
+}
+
+/// The pod specs of all workloads.
+fn pods(objects: &[Value]) -> Vec<&Value> {
+    objects
+        .iter()
+        .filter_map(|object| object.pointer("/spec/template/spec"))
+        .collect()
+}
+
+/// Every rule of every Role and ClusterRole that starts with this name, with
+/// the role's namespace.
+fn rules<'v>(objects: &'v [Value], role: &str) -> Vec<(&'v Value, &'v Value)> {
+    let of_role = |object: &&Value| {
+        matches!(object["kind"].as_str(), Some("Role" | "ClusterRole"))
+            && object["metadata"]["name"]
+                .as_str()
+                .is_some_and(|name| name.starts_with(role))
+    };
+    let roles = objects.iter().filter(of_role);
+    roles
+        .flat_map(|role| {
+            list(role, "/rules")
+                .iter()
+                .map(|rule| (&role["metadata"]["namespace"], rule))
+        })
+        .collect()
+}
+
+fn has(values: &Value, wanted: &str) -> bool {
+    values
+        .as_array()
+        .is_some_and(|values| values.iter().any(|value| value == wanted))
+}
+
+/// Values that the chart makes at random, blanked.
+fn without_random(rendered: &str) -> String {
+    let blank = |line: &str| match line.split_once(": ") {
+        Some((key @ ("  token" | "  kek"), value)) if !value.starts_with('"') => format!("{key}: RANDOM\n"),
+        _ => format!("{line}\n"),
+    };
+    rendered.lines().map(blank).collect()
+}
+
+#[test]
+fn rendered_as_recorded() -> Result<()> {
+    let Some(helm) = helm_or_skip("rendered_as_recorded") else {
+        return Ok(());
+    };
+    let digest = format!("image.registry=registry.example:5000/tools,image.digest={DIGEST}");
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("control-plane-default", CENTRE, &[]),
+        (
+            "control-plane-etcd",
+            CENTRE,
+            &[
+                "replicas=3,store.kind=Etcd,store.etcd.endpoints={https://etcd-0:2379,https://etcd-1:2379}",
+                "store.etcd.tlsSecret=etcd-tls,service.type=NodePort,service.nodePorts.rest=30443",
+                "advertise.names={centre.example},advertise.link=centre.example:7444,rest.tlsSecret=rest-tls",
+                "kek.existingSecret=my-kek,adminToken.existingSecret=my-admin",
+            ],
+        ),
+        ("member-default", MEMBER, &["crds.install=false"]),
+        (
+            "member-digest",
+            MEMBER,
+            &[
+                "crds.install=false",
+                CEILING,
+                &digest,
+                "imagePullSecrets[0].name=regcred,join.existingSecret=east",
+            ],
+        ),
+        (
+            "member-without-nodes",
+            MEMBER,
+            &[
+                "crds.install=false",
+                CEILING,
+                "nodes.enabled=false,join.token=one-use",
+            ],
+        ),
+    ];
+    for (name, chart, values) in cases {
+        let rendered = without_random(&text(&helm, chart, values)?);
+        let recorded = repository().join(format!("e2e/tests/helm_charts/{name}.yaml"));
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&recorded, &rendered)?;
+        }
+        let expected =
+            fs::read_to_string(&recorded).with_context(|| format!("read {}", recorded.display()))?;
+        let differs = rendered
+            .lines()
+            .zip(expected.lines())
+            .position(|(now, then)| now != then);
+        let line = differs.unwrap_or_else(|| rendered.lines().count().min(expected.lines().count()));
+        assert!(
+            rendered == expected,
+            "{name}.yaml differs from line {}: UPDATE=1 records it anew\n- {}\n+ {}",
+            line + 1,
+            expected.lines().nth(line).unwrap_or("(end)"),
+            rendered.lines().nth(line).unwrap_or("(end)"),
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn lint_is_clean() -> Result<()> {
+    let Some(helm) = helm_or_skip("lint_is_clean") else {
+        return Ok(());
+    };
+    for chart in [CENTRE, MEMBER] {
+        let folder = repository().join("helm").join(chart);
+        let out = Command::new(&helm)
+            .args(["lint", "--strict", "--quiet"])
+            .arg(folder)
+            .output()?;
+        assert!(
+            out.status.success(),
+            "{chart}: {}",
+            String::from_utf8_lossy(&out.stdout)
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn mistakes_in_values_are_refused() -> Result<()> {
+    let Some(helm) = helm_or_skip("mistakes_in_values_are_refused") else {
+        return Ok(());
+    };
+    let both = "join.token=a,join.existingSecret=b";
+    let cases = [
+        (CENTRE, "replicas=2", "/replicas"),
+        (CENTRE, "store.kind=Etcd", "/store/etcd/endpoints"),
+        (CENTRE, "store.kind=Sqlite", "/store/kind"),
+        (CENTRE, "replica=1", "replica"),
+        (CENTRE, "service.type=ExternalName", "/service/type"),
+        (CENTRE, "image.digest=latest", "/image/digest"),
+        (MEMBER, "nodes.tolerate=all", "tolerate"),
+        (MEMBER, both, "/join"),
+        (MEMBER, "ceiling.kind={pod.kill}", "kind"),
+        (MEMBER, "ceiling.namespaces={Shop}", "/ceiling/namespaces/0"),
+        (MEMBER, "ceiling.maxDuration=forever", "/ceiling/maxDuration"),
+        (MEMBER, "nodes.maxUnavailable=0", "/nodes/maxUnavailable"),
+        (MEMBER, "agent.replicas=0", "/agent/replicas"),
+    ];
+    for (chart, value, said) in cases {
+        let out = template(&helm, &repository().join("helm").join(chart), &[value])?;
+        let message = String::from_utf8_lossy(&out.stderr);
+        assert!(!out.status.success(), "{chart}: {value} was taken");
+        assert!(
+            message.contains("schema") && message.contains(said),
+            "{chart}: {value}: {message}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn every_pod_takes_registry_digest_and_pull_secrets() -> Result<()> {
+    let Some(helm) = helm_or_skip("every_pod_takes_registry_digest_and_pull_secrets") else {
+        return Ok(());
+    };
+    let image = format!("image.registry=r.example,image.tag=ignored,image.digest={DIGEST}");
+    for (chart, workloads) in [(CENTRE, 1), (MEMBER, 2)] {
+        let objects = objects(&helm, chart, &[&image, "imagePullSecrets[0].name=regcred"])?;
+        let pods = pods(&objects);
+        assert_eq!(pods.len(), workloads, "{chart}");
+        for pod in pods {
+            assert_eq!(pod["imagePullSecrets"][0]["name"], "regcred");
+            for container in list(pod, "/containers") {
+                assert_eq!(container["image"], format!("r.example/faultline@{DIGEST}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn only_the_node_daemon_is_privileged() -> Result<()> {
+    let Some(helm) = helm_or_skip("only_the_node_daemon_is_privileged") else {
+        return Ok(());
+    };
+    let with_nodes = objects(&helm, MEMBER, &[CEILING])?;
+    let [daemon] = of_kind(&with_nodes, "DaemonSet")[..] else {
+        anyhow::bail!("not one DaemonSet")
+    };
+    assert_eq!(
+        at(
+            daemon,
+            "/spec/template/spec/containers/0/securityContext/privileged"
+        ),
+        true
+    );
+    assert_eq!(
+        at(daemon, "/spec/template/spec/priorityClassName"),
+        "system-node-critical"
+    );
+    assert_eq!(
+        at(daemon, "/spec/template/spec/tolerations/0"),
+        &serde_json::json!({ "operator": "Exists" })
+    );
+    assert_eq!(
+        at(daemon, "/spec/template/spec/automountServiceAccountToken"),
+        false
+    );
+    assert!(
+        list(daemon, "/spec/template/spec/containers/0/ports").is_empty(),
+        "the daemon listens on nothing"
+    );
+
+    let centre = objects(&helm, CENTRE, &[])?;
+    let without_nodes = objects(&helm, MEMBER, &[CEILING, "nodes.enabled=false"])?;
+    assert!(of_kind(&without_nodes, "DaemonSet").is_empty());
+    for pod in pods(&centre).into_iter().chain(pods(&without_nodes)) {
+        for host in ["hostPID", "hostNetwork", "hostIPC"] {
+            assert!(pod[host].is_null(), "{host}");
+        }
+        assert_eq!(at(pod, "/securityContext/runAsNonRoot"), true);
+        assert!(
+            list(pod, "/volumes")
+                .iter()
+                .all(|volume| volume["hostPath"].is_null())
+        );
+        for container in list(pod, "/containers") {
+            let context = &container["securityContext"];
+            assert!(context["privileged"].is_null());
+            assert_eq!(context["allowPrivilegeEscalation"], false);
+            assert_eq!(context["readOnlyRootFilesystem"], true);
+            assert_eq!(at(context, "/capabilities/drop/0"), "ALL");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_centre_has_no_rights_in_kubernetes() -> Result<()> {
+    let Some(helm) = helm_or_skip("the_centre_has_no_rights_in_kubernetes") else {
+        return Ok(());
+    };
+    let objects = objects(&helm, CENTRE, &[])?;
+    for kind in ["Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"] {
+        assert!(of_kind(&objects, kind).is_empty(), "{kind}");
+    }
+    assert!(
+        pods(&objects)
+            .iter()
+            .all(|pod| pod["automountServiceAccountToken"] == false)
+    );
+    Ok(())
+}
+
+#[test]
+fn the_agent_cannot_write_its_ceiling_nor_read_foreign_secrets() -> Result<()> {
+    let Some(helm) = helm_or_skip("the_agent_cannot_write_its_ceiling_nor_read_foreign_secrets") else {
+        return Ok(());
+    };
+    let objects = objects(&helm, MEMBER, &[CEILING])?;
+    let rules = rules(&objects, "faultline-agent");
+    assert!(rules.iter().any(|(_, rule)| has(&rule["resources"], "ceilings")));
+    for (_, rule) in rules {
+        for wildcard in ["verbs", "resources", "apiGroups"] {
+            assert!(!has(&rule[wildcard], "*"), "{rule}");
+        }
+        for verb in ["create", "update", "patch", "delete", "deletecollection"] {
+            assert!(
+                !(has(&rule["resources"], "ceilings") && has(&rule["verbs"], verb)),
+                "{rule}"
+            );
+        }
+        let reads = ["get", "list", "watch"]
+            .iter()
+            .any(|verb| has(&rule["verbs"], verb));
+        if has(&rule["resources"], "secrets") && reads {
+            assert!(!list(rule, "/resourceNames").is_empty(), "{rule}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn pods_may_be_deleted_only_where_the_ceiling_says() -> Result<()> {
+    let Some(helm) = helm_or_skip("pods_may_be_deleted_only_where_the_ceiling_says") else {
+        return Ok(());
+    };
+    let may_delete_in = |values: &[&str]| -> Result<Vec<Value>> {
+        let objects = objects(&helm, MEMBER, values)?;
+        let rules = rules(&objects, "faultline-agent");
+        let deletes = rules
+            .into_iter()
+            .filter(|(_, rule)| has(&rule["resources"], "pods") && has(&rule["verbs"], "delete"));
+        Ok(deletes.map(|(namespace, _)| namespace.clone()).collect())
+    };
+    assert!(may_delete_in(&[])?.is_empty());
+    assert_eq!(may_delete_in(&[CEILING])?, ["shop", "pay"]);
+    assert!(may_delete_in(&["ceiling.namespaces={shop},ceiling.kinds={network.*}"])?.is_empty());
+    assert_eq!(
+        may_delete_in(&["ceiling.namespaces={*},ceiling.kinds={pod.*}"])?,
+        [Value::Null]
+    );
+
+    let objects = objects(&helm, MEMBER, &[CEILING])?;
+    let [ceiling] = of_kind(&objects, "Ceiling")[..] else {
+        anyhow::bail!("not one Ceiling")
+    };
+    assert_eq!(ceiling["metadata"]["name"], "default");
+    assert_eq!(ceiling["spec"]["namespaces"], serde_json::json!(["shop", "pay"]));
+    let closed = self::objects(&helm, MEMBER, &[])?;
+    let [ceiling] = of_kind(&closed, "Ceiling")[..] else {
+        anyhow::bail!("no empty Ceiling")
+    };
+    assert_eq!(
+        ceiling["spec"],
+        serde_json::json!({}),
+        "no values: nothing allowed, also after an upgrade"
+    );
+    Ok(())
+}
+
+#[test]
+fn crds_survive_an_uninstall() -> Result<()> {
+    let Some(helm) = helm_or_skip("crds_survive_an_uninstall") else {
+        return Ok(());
+    };
+    let chart = Path::new(env!("CARGO_TARGET_TMPDIR")).join("member-with-a-crd");
+    drop(fs::remove_dir_all(&chart));
+    copy(&repository().join("helm/member"), &chart)?;
+    let sample = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n\
+                  metadata:\n  name: samples.faultline.dev\n  annotations: { other: stays }\nspec: {}\n";
+    fs::write(chart.join("files/crds/samples.yaml"), sample)?;
+
+    let objects = parse(&String::from_utf8(template(&helm, &chart, &[])?.stdout)?)?;
+    let crds = of_kind(&objects, "CustomResourceDefinition");
+    assert_eq!(crds.len(), 6, "the sample and the five kinds");
+    for crd in &crds {
+        assert_eq!(
+            crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep",
+            "{}",
+            crd["metadata"]["name"]
+        );
+    }
+    let sample = crds
+        .iter()
+        .find(|crd| crd["metadata"]["name"] == "samples.faultline.dev");
+    assert_eq!(
+        sample.context("not rendered")?["metadata"]["annotations"]["other"],
+        "stays"
+    );
+    let none = String::from_utf8(template(&helm, &chart, &["crds.install=false"])?.stdout)?;
+    assert!(of_kind(&parse(&none)?, "CustomResourceDefinition").is_empty());
+    Ok(fs::remove_dir_all(&chart)?)
+}
+
+#[test]
+fn the_runtime_socket_brings_its_folder() -> Result<()> {
+    let Some(helm) = helm_or_skip("the_runtime_socket_brings_its_folder") else {
+        return Ok(());
+    };
+    let folders = |values: &[&str]| -> Result<Vec<Value>> {
+        let objects = objects(&helm, MEMBER, values)?;
+        let [daemon] = of_kind(&objects, "DaemonSet")[..] else {
+            anyhow::bail!("not one DaemonSet")
+        };
+        let volumes = list(daemon, "/spec/template/spec/volumes").iter();
+        let runtime = volumes.filter(|volume| {
+            volume["name"]
+                .as_str()
+                .is_some_and(|name| name.starts_with("runtime"))
+        });
+        Ok(runtime.map(|volume| volume["hostPath"]["path"].clone()).collect())
+    };
+    assert_eq!(
+        folders(&[])?,
+        ["/run/containerd", "/run/crio", "/run/k3s/containerd"]
+    );
+    assert_eq!(
+        folders(&["nodes.runtimeSocket=/run/other/cri.sock"])?,
+        ["/run/other"]
+    );
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
