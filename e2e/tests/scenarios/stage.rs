@@ -1,0 +1,269 @@
+//! What every scenario stands on: the product installed once, victims in both
+//! clusters, documents, and measuring from outside.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::lab::cluster::{Cluster, Pod};
+use e2e::lab::probe::{Vantage, http_get, http_latency_ms, median_ms};
+use e2e::lab::{Lab, images, say};
+use e2e::product::{NAMESPACE, Product};
+use serde_json::{Value, json};
+
+/// Bound of any single wait; the machine is slow and shared.
+pub(crate) const WAIT: Duration = Duration::from_mins(3);
+/// A healthy answer comes within this; far below the delays that are made.
+pub(crate) const QUICK_MS: f64 = 150.0;
+
+pub(crate) fn enabled() -> bool {
+    let wanted = std::env::var_os("FAULTLINE_LAB").is_some_and(|value| value == "1");
+    let root = nix::unistd::geteuid().is_root();
+    if !(wanted && root) {
+        say(
+            "scenarios",
+            format_args!("SKIPPED: needs root and FAULTLINE_LAB=1"),
+        );
+    }
+    wanted && root
+}
+
+/// Runs a scenario on the installed product; dumps the lab when it fails.
+pub(crate) fn scenario(name: &str, tell: impl FnOnce(&Product) -> Result<()>) {
+    if !enabled() {
+        return;
+    }
+    let product = product();
+    let started = Instant::now();
+    say("scenarios", format_args!("{name}"));
+    let told = settled(product).and_then(|()| tell(product));
+    if let Err(error) = told {
+        let centre = product
+            .cli(&["get", "runs", "-o", "json"])
+            .map(|o| o.stdout)
+            .unwrap_or_default();
+        panic!(
+            "{name}: {error:#}\n{}\n{centre}",
+            product.lab.dump(&[NAMESPACE, "shop"])
+        );
+    }
+    say(
+        "scenarios",
+        format_args!("{name}: {:.1} s", started.elapsed().as_secs_f64()),
+    );
+}
+
+fn product() -> &'static Product {
+    static PRODUCT: OnceLock<Product> = OnceLock::new();
+    PRODUCT.get_or_init(|| {
+        let lab = Lab::up_or_reuse().expect("the lab comes up");
+        let guard = lab.guard();
+        let product = Product::install(lab).expect("the product installs");
+        victims(&product).expect("the victims run");
+        std::mem::forget(guard);
+        product
+    })
+}
+
+fn victims(product: &Product) -> Result<()> {
+    for cluster in product.lab.clusters() {
+        cluster.apply(&deployment("payments", 2).to_string())?;
+        cluster.apply(&service("payments").to_string())?;
+    }
+    for cluster in product.lab.clusters() {
+        cluster.ready_pods("shop", "app=payments", 2, WAIT)?;
+    }
+    grant(product, "operators", &["--operator", "*"])
+}
+
+/// Every scenario begins with both clusters connected and the victims quick.
+fn settled(product: &Product) -> Result<()> {
+    for cluster in product.lab.clusters() {
+        product.wait_connected(cluster)?;
+        for pod in cluster.ready_pods("shop", "app=payments", 2, WAIT)? {
+            until_quick(cluster, &pod)?;
+        }
+    }
+    Ok(())
+}
+
+/// A grant at shop in both clusters, from whom `from` says.
+pub(crate) fn grant(product: &Product, name: &str, from: &[&str]) -> Result<()> {
+    let to = [
+        "--to-cluster",
+        "c1",
+        "--to-cluster",
+        "c2",
+        "--to-namespace",
+        "shop",
+        "--kind",
+        "*",
+        "--max-targets",
+        "10",
+    ];
+    product.cli_ok(&[&["grant", name], from, &to].concat()).map(drop)
+}
+
+fn deployment(name: &str, replicas: u32) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": { "name": name, "namespace": "shop" },
+        "spec": {
+            "replicas": replicas,
+            "selector": { "matchLabels": { "app": name } },
+            "template": {
+                "metadata": { "labels": { "app": name } },
+                "spec": {
+                    "terminationGracePeriodSeconds": 1,
+                    "containers": [{
+                        "name": "app", "image": images::VICTIM_IMAGE, "imagePullPolicy": "Never",
+                        "ports": [{ "containerPort": 8080 }],
+                    }],
+                },
+            },
+        },
+    })
+}
+
+fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": "shop" },
+        "spec": { "selector": { "app": name }, "ports": [{ "port": 80, "targetPort": 8080 }] },
+    })
+}
+
+/// A fault on the victims, as written in an Experiment.
+pub(crate) fn fault(name: &str, lasts: &str, kind: &Value) -> Value {
+    let mut fault = json!({ "name": name, "target": "payments", "for": lasts });
+    for (group, parameters) in kind.as_object().into_iter().flatten() {
+        fault[group] = parameters.clone();
+    }
+    fault
+}
+
+/// 200 ms on everything that the victims send.
+pub(crate) fn late(lasts: &str) -> Value {
+    fault(
+        "late",
+        lasts,
+        &json!({ "network": { "delay": { "latency": "200ms" } } }),
+    )
+}
+
+/// An Experiment on all victims of these clusters.
+pub(crate) fn experiment(name: &str, clusters: &[&str], faults: &[Value], extra: &Value) -> Value {
+    let mut spec = json!({
+        "clusters": { "names": clusters },
+        "targets": [{
+            "name": "payments",
+            "pods": { "namespaces": ["shop"], "labelSelector": { "matchLabels": { "app": "payments" } } },
+            "atMost": { "perCluster": 2 },
+        }],
+        "faults": faults,
+    });
+    for (key, value) in extra.as_object().into_iter().flatten() {
+        spec[key] = value.clone();
+    }
+    json!({
+        "apiVersion": "faultline.dev/v1alpha1", "kind": "Experiment",
+        "metadata": { "name": name, "namespace": "shop" }, "spec": spec,
+    })
+}
+
+/// A Run of an Experiment beside it.
+pub(crate) fn run(name: &str, experiment: &str) -> Value {
+    json!({
+        "apiVersion": "faultline.dev/v1alpha1", "kind": "Run",
+        "metadata": { "name": name, "namespace": "shop" },
+        "spec": { "experimentRef": { "name": experiment } },
+    })
+}
+
+fn url(pod: &Pod) -> String {
+    format!("http://{}:8080/", pod.address)
+}
+
+/// Median latency of a pod as a client on the machine sees it.
+pub(crate) fn latency_ms(pod: &Pod) -> Result<f64> {
+    let samples = (0..3).map(|_| http_latency_ms(&Vantage::Host, &url(pod), Duration::from_secs(10)));
+    median_ms(samples.collect::<Result<_>>()?).context("three samples")
+}
+
+/// Whether the pod answers at all within a second.
+pub(crate) fn answers(pod: &Pod) -> bool {
+    http_get(&Vantage::Host, &url(pod), Duration::from_secs(1)).is_ok()
+}
+
+pub(crate) fn until_quick(cluster: &Cluster, pod: &Pod) -> Result<()> {
+    cluster.wait_for(&format!("{} to be quick", pod.name), WAIT, || {
+        let ms = latency_ms(pod)?;
+        ensure!(ms < QUICK_MS, "{ms} ms");
+        Ok(())
+    })
+}
+
+pub(crate) fn until_late(cluster: &Cluster, pod: &Pod) -> Result<()> {
+    cluster.wait_for(&format!("{} to be late", pod.name), WAIT, || {
+        let ms = latency_ms(pod)?;
+        ensure!(ms >= 190.0, "{ms} ms");
+        Ok(())
+    })
+}
+
+pub(crate) fn until_silent(cluster: &Cluster, pod: &Pod) -> Result<()> {
+    cluster.wait_for(&format!("{} to be silent", pod.name), WAIT, || {
+        ensure!(!answers(pod), "it answers");
+        Ok(())
+    })
+}
+
+pub(crate) fn until_answering(cluster: &Cluster, pod: &Pod) -> Result<()> {
+    cluster.wait_for(&format!("{} to answer", pod.name), WAIT, || {
+        ensure!(answers(pod), "it is silent");
+        Ok(())
+    })
+}
+
+/// Waits until a run at the centre is finished, and gives it.
+pub(crate) fn finished(product: &Product, name: &str) -> Result<Value> {
+    product
+        .lab
+        .c1
+        .wait_for(&format!("run {name} to finish"), WAIT, || {
+            let run = product.run(name)?;
+            ensure!(run["summary"]["phase"] == "Finished", "{}", run["summary"]);
+            Ok(run)
+        })
+}
+
+/// The victims of a cluster.
+pub(crate) fn payments(cluster: &Cluster) -> Result<Vec<Pod>> {
+    cluster.ready_pods("shop", "app=payments", 2, WAIT)
+}
+
+/// The `status` of a Run object once `ready` says so.
+pub(crate) fn status_when(
+    cluster: &Cluster,
+    run: &str,
+    what: &str,
+    ready: impl Fn(&Value) -> bool,
+) -> Result<Value> {
+    cluster.wait_for(&format!("Run {run} to be {what}"), WAIT, || {
+        let object = cluster.get(&["runs.faultline.dev", run, "-n", "shop"])?;
+        let status = object["status"].clone();
+        ensure!(ready(&status), "{status}");
+        Ok(status)
+    })
+}
+
+/// Status of a condition.
+pub(crate) fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
+    status["conditions"]
+        .as_array()?
+        .iter()
+        .find(|c| c["type"] == kind)
+}
+
+pub(crate) fn is_true(status: &Value, kind: &str) -> bool {
+    condition(status, kind).is_some_and(|c| c["status"] == "True")
+}
