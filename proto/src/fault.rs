@@ -18,7 +18,7 @@ pub struct Fault {
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// The target it acts on, by name.
-    pub on: String,
+    pub target: String,
     /// When it starts, from the cluster's own start. Default 0s.
     #[serde(default = "zero")]
     pub at: Span,

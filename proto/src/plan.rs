@@ -85,7 +85,7 @@ pub struct FaultPlan {
     /// Dotted kind.
     pub kind: String,
     /// Target name.
-    pub on: String,
+    pub target: String,
     /// Injections it makes here.
     pub count: u32,
     /// Backend per node group, for example `nfqueue`.

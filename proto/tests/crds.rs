@@ -60,3 +60,25 @@ fn every_kind_of_the_catalogue_is_in_the_experiment_crd() {
         }
     }
 }
+
+/// kubectl and helm read YAML 1.1, where these bare keys are not text.
+#[test]
+fn no_field_name_is_a_boolean_of_yaml_1_1() {
+    fn names(schema: &Value, into: &mut Vec<String>) {
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            into.push(name.to_lowercase());
+            names(property, into);
+        }
+        if schema["items"].is_object() {
+            names(&schema["items"], into);
+        }
+    }
+    for (crd, body) in proto::crd::all().expect("crds") {
+        let mut found = Vec::new();
+        names(&body["spec"]["versions"][0]["schema"]["openAPIV3Schema"], &mut found);
+        assert!(found.len() > 2, "{crd}: no names were looked at");
+        for name in ["y", "n", "yes", "no", "on", "off", "true", "false"] {
+            assert!(!found.iter().any(|f| f == name), "{crd}: {name}");
+        }
+    }
+}

@@ -8,15 +8,15 @@ use crate::quantity::Span;
 const HOUR_MS: u64 = 3_600_000;
 
 pub(super) fn check(spec: &ExperimentSpec, fault: &Fault, deadline_ms: Option<u64>, path: &str, p: &mut Report) {
-    match spec.target(&fault.on) {
+    match spec.target(&fault.target) {
         None => {
             let known: Vec<_> = spec.targets.iter().map(|t| t.name.as_str()).collect();
-            let near = crate::strict::nearest(&fault.on, known.iter().copied());
+            let near = crate::strict::nearest(&fault.target, known.iter().copied());
             let hint = near.map_or_else(|| format!("known: {}", known.join(", ")), |n| format!("did you mean {n}?"));
-            p.add(format!("{path}.on"), format!("no target is named {:?}; {hint}", fault.on));
+            p.add(format!("{path}.target"), format!("no target is named {:?}; {hint}", fault.target));
         }
         Some(target) if target.is_peer_only() => {
-            p.add(format!("{path}.on"), format!("target {:?} is PeerOnly: faults cannot act on it", fault.on));
+            p.add(format!("{path}.target"), format!("target {:?} is PeerOnly: faults cannot act on it", fault.target));
         }
         Some(_) => {}
     }

@@ -25,7 +25,7 @@ pub(crate) fn good() -> Value {
               "when": ["Before", "During", "After"], "from": "TargetClusters" }
         ],
         "faults": [
-            { "name": "late", "on": "payments", "at": "0s", "for": "60s",
+            { "name": "late", "target": "payments", "at": "0s", "for": "60s",
               "network": { "delay": { "latency": "200ms", "jitter": "20ms", "correlation": 25, "direction": "Egress",
                 "peers": [ { "target": "db", "via": "PodIPs" }, { "cidr": "10.0.0.0/8", "ports": [5432] } ] } } }
         ],
@@ -58,7 +58,7 @@ fn ten_mistakes_give_ten_problems_with_paths() {
     spec["targets"][1]["pods"]["labelSelector"] = json!({});
     spec["steadyState"][0]["http"]["url"] = json!("ftp://checkout");
     spec["steadyState"][0]["every"] = json!("1 second");
-    spec["faults"][0]["on"] = json!("paiments");
+    spec["faults"][0]["target"] = json!("paiments");
     spec["faults"][0]["for"] = json!("10m");
     spec["faults"][0]["network"]["delay"]["latancy"] = json!("1s");
     spec["faults"][0]["network"]["delay"]["peers"][1]["cidr"] = json!("10.0.0.0/80");
@@ -71,7 +71,7 @@ fn ten_mistakes_give_ten_problems_with_paths() {
         "spec.targets[1].pods",
         "spec.steadyState[0].http.url",
         "spec.steadyState[0].every",
-        "spec.faults[0].on",
+        "spec.faults[0].target",
         "spec.faults[0].for",
         "spec.faults[0].network.delay.latancy",
         "spec.faults[0].network.delay.peers[1].cidr",
@@ -100,7 +100,7 @@ fn single_mistakes_are_named() {
         ("/faults/0/network/delay/direction", json!("Egres"), "did you mean Egress?"),
         ("/faults/0/network/delay/peers/1/ports/0", json!(0), "at least 1"),
         ("/faults/0/network/delay/peers/0/target", json!("nobody"), "no target is named"),
-        ("/faults/0/on", json!("db"), "PeerOnly"),
+        ("/faults/0/target", json!("db"), "PeerOnly"),
         ("/limits/runDeadline", json!("1m"), "shorter than the cluster deadline"),
         ("/settable/0", json!("faults[late].name"), "names no value that may be set"),
         ("/steadyState/0/expect/within", json!("31s"), "must be between 1ms and 30s"),
