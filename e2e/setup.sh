@@ -15,6 +15,7 @@ export PATH="$PATH:/usr/sbin:/sbin:/usr/local/go/bin"
 demo=(
   gcc:cc
   protobuf-compiler:protoc
+  libprotobuf-dev:/usr/include/google/protobuf/descriptor.proto
   iproute2:ip
   nftables:nft
   iptables:iptables
@@ -40,7 +41,6 @@ lab=(
   binutils:strip
   mount:mount
   util-linux:nsenter
-  kubernetes-client:kubectl
 )
 
 say() { echo "setup: $*" >&2; }

@@ -1,1 +1,21 @@
-//! See the crate description.
+//! The centre: keeps what must survive in a store, decides what runs where, and talks to the
+//! agents of the member clusters. Run by the `faultline` binary.
+
+pub mod audit;
+pub mod authored;
+pub mod authority;
+pub mod cache;
+pub mod centre;
+pub mod config;
+pub mod driver;
+pub mod engine;
+pub mod enrolment;
+pub mod health;
+pub mod link;
+pub mod replica;
+pub mod rest;
+mod run;
+pub mod store;
+
+pub use config::Config;
+pub use run::{Listeners, run, serve};

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
 mod backoff;
+pub mod counted;
 pub mod election;
 pub mod error;
 pub mod etcd;

@@ -28,7 +28,7 @@ say() { echo "components: $*" >&2; }
 # A module of our own with nothing but a go.mod: the staging modules are
 # replaced by their published twins (k8s.io/X v0.N.M of the same release).
 kubernetes() {
-  local names=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy) name missing=0
+  local names=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl) name missing=0
   for name in "${names[@]}"; do [ -x "$out/$name" ] || missing=1; done
   [ "$missing" = 0 ] && return
   say "kubernetes $KUBERNETES_VERSION: building (about 6 minutes on two cores, once)"

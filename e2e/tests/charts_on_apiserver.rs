@@ -133,7 +133,7 @@ impl Apiserver {
 
     fn kubectl_output(&self, args: &[&str], manifest: &str) -> Result<Output> {
         // Not through the lab's command runner: a `lab down` in another terminal ends what that one started.
-        let mut kubectl = Command::new("kubectl");
+        let mut kubectl = Command::new(e2e::lab::components::kubectl());
         kubectl
             .arg("--kubeconfig")
             .arg(self.folder.join("kubeconfig"))
@@ -195,7 +195,7 @@ fn refused(outcome: Result<String>, why: &str) -> Result<()> {
 
 #[test]
 fn the_charts_do_on_a_cluster_what_they_say() -> Result<()> {
-    let absent = ["etcd", "kubectl"]
+    let absent = ["etcd"]
         .into_iter()
         .find(|program| tools::find(program).is_none());
     if let Some(program) = components::missing()?.or(absent) {

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::command::{self, Output};
+use super::components;
 use super::images::Image;
 use super::layout::ClusterPlan;
 use super::node::Node;
@@ -58,7 +59,7 @@ pub struct Pod {
 /// A kubectl with one of the lab's own kubeconfigs. It carries the lab's mark:
 /// taking the lab down also ends the one that a killed bring-up was waiting for.
 pub fn kubectl(kubeconfig: &Path) -> Command {
-    let mut kubectl = Command::new("kubectl");
+    let mut kubectl = Command::new(components::kubectl());
     kubectl.arg("--kubeconfig").arg(kubeconfig);
     if let Some(folder) = kubeconfig.parent() {
         kubectl.env(OWNER_VARIABLE, folder);

@@ -4,6 +4,7 @@
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,12 +14,13 @@ use nix::unistd::Pid;
 use super::command::{SHORT, check};
 use super::{say, wait};
 
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 8] = [
     "kube-apiserver",
     "kube-controller-manager",
     "kube-scheduler",
     "kubelet",
     "kube-proxy",
+    "kubectl",
     "helm",
     "coredns",
 ];
@@ -31,6 +33,13 @@ fn script() -> PathBuf {
 pub fn folder() -> Result<PathBuf> {
     let printed = check(Command::new(script()).arg("--print"), SHORT)?;
     Ok(PathBuf::from(printed.trim()))
+}
+
+/// The kubectl of the pinned version.
+pub fn kubectl() -> &'static Path {
+    static KUBECTL: OnceLock<PathBuf> = OnceLock::new();
+    // Where the folder is not known, running it fails with this name.
+    KUBECTL.get_or_init(|| folder().map_or_else(|_| "kubectl".into(), |folder| folder.join("kubectl")))
 }
 
 /// The first program that is not built yet.

@@ -73,10 +73,6 @@ pub fn check() -> Result<()> {
         problems.push("a static busybox is missing (Debian package busybox-static)".to_owned());
         packages.insert("busybox-static");
     }
-    if find("kubectl").is_none() {
-        problems
-            .push("kubectl is missing (Debian package kubernetes-client, or any recent release)".to_owned());
-    }
     if find("go").is_none() && super::components::missing()?.is_some() {
         problems.push("go is missing; it builds the Kubernetes programs once (https://go.dev/dl)".to_owned());
     }

@@ -1,0 +1,351 @@
+//! Every argument of every command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Multi-cluster chaos, with every fault taken away again.
+#[derive(Debug, Parser)]
+#[command(name = "faultline", version, propagate_version = true, after_help = AFTER)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER: &str = "\
+Examples:
+  faultline demo                                   two clusters on this machine, no Kubernetes
+  faultline login https://hub:7443 --pin sha256/... --token-file admin.token
+  faultline plan -f slow-payments.yaml             what would be hit, and how it is taken away
+  faultline run -f slow-payments.yaml              run it and follow it
+  faultline halt set --fleet --reason \"incident\"   stop everything, everywhere
+
+Exit codes: 0 Held, 1 error, 2 usage, 3 Broken, 4 Inconclusive or NotMeasured, 5 Denied,
+6 Aborted or Halted, 7 Missed, 8 Dirty";
+
+/// Options of every verb that talks to a control plane.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Context to use instead of the current one
+    #[arg(long, global = true, env = "FAULTLINE_CONTEXT")]
+    pub(crate) context: Option<String>,
+    /// Output form
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    pub(crate) output: Form,
+}
+
+/// Output form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For both.
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a role: control plane, agent, node daemon or host
+    #[command(subcommand)]
+    Serve(crate::serve::Role),
+    /// Store Experiments and Grants; runs nothing
+    Apply(FileArg),
+    /// Check files without a control plane: every problem at once
+    Validate(FileArg),
+    /// Show what an Experiment would hit and how it is taken away; starts nothing
+    Plan(DefinitionArgs),
+    /// Run an Experiment and follow it to its end
+    Run(RunArgs),
+    /// List things, or show one
+    Get(GetArgs),
+    /// Show everything known of one run or cluster
+    Describe(DescribeArgs),
+    /// Follow a run live
+    Watch(NameArg),
+    /// Stop a run, for ever
+    Stop(NameArg),
+    /// Delete a definition, a grant or a run (a live run is stopped)
+    Delete(DeleteArgs),
+    /// Stop everything in a scope until released
+    #[command(subcommand)]
+    Halt(HaltCommand),
+    /// Invite, accept and revoke member clusters
+    #[command(subcommand)]
+    Clusters(ClustersCommand),
+    /// Allow a principal to aim at clusters, namespaces and kinds
+    Grant(GrantArgs),
+    /// Remember a control plane and prove who you are
+    Login(LoginArgs),
+    /// List contexts, or switch
+    Context(ContextArgs),
+    /// Print the fault catalogue
+    Faults(FaultsArgs),
+    /// Print the CustomResourceDefinitions as YAML
+    Crds,
+    /// Two clusters on this machine, one experiment across them, live
+    Demo(DemoArgs),
+    /// Print a shell completion script
+    Completion {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+    /// Internal: a long-lived part of the node daemon
+    #[command(hide = true, trailing_var_arg = true)]
+    Worker(WorkerArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// Kind and its arguments.
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FileArg {
+    /// YAML or JSON file, one document or many; - reads standard input
+    #[arg(short, long)]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArg {
+    /// Run, by name or id
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DefinitionArgs {
+    /// Experiment in the centre's library
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) name: Option<String>,
+    /// File with an Experiment; nothing is stored under its name
+    #[arg(short, long)]
+    pub(crate) file: Option<PathBuf>,
+    /// Override of a settable path, as in faults[late].network.delay.latency=300ms
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) definition: DefinitionArgs,
+    /// Name of the run; a fresh one by default. A name runs once, ever
+    #[arg(long)]
+    pub(crate) run_name: Option<String>,
+    /// Nothing starts after this instant (RFC 3339)
+    #[arg(long)]
+    pub(crate) not_after: Option<String>,
+    /// Return as soon as the run is recorded
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Noun {
+    #[value(alias = "run")]
+    Runs,
+    #[value(alias = "experiment")]
+    Experiments,
+    #[value(alias = "cluster")]
+    Clusters,
+    #[value(alias = "grant")]
+    Grants,
+    #[value(alias = "halt")]
+    Halts,
+    Audit,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// What
+    pub(crate) noun: Noun,
+    /// One of them, by name or id
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Described {
+    Run,
+    Cluster,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DescribeArgs {
+    /// What
+    pub(crate) noun: Described,
+    /// Which, by name or id
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Deletable {
+    Run,
+    Experiment,
+    Grant,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// What
+    pub(crate) noun: Deletable,
+    /// Which, by name
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HaltCommand {
+    /// Set a halt: everything in its scope is reverted, nothing new starts
+    Set(HaltSetArgs),
+    /// Show halts and how far each cluster has come
+    Status,
+    /// Lift a halt by its id
+    Release {
+        /// Its id
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("scope").required(true).multiple(true))]
+pub(crate) struct HaltSetArgs {
+    /// Every cluster
+    #[arg(long, group = "scope", conflicts_with_all = ["cluster", "label", "namespace"])]
+    pub(crate) fleet: bool,
+    /// One cluster, by name or id
+    #[arg(long, group = "scope", conflicts_with = "label")]
+    pub(crate) cluster: Option<String>,
+    /// Clusters with these labels
+    #[arg(long, group = "scope", value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// Only this namespace of the cluster
+    #[arg(long, requires = "cluster")]
+    pub(crate) namespace: Option<String>,
+    /// Why, for everybody who meets it
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+    /// Its id; assigned by default
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// Return without waiting until every connected cluster is Clean
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClustersCommand {
+    /// Make a member and a one-use token for it; prints the token
+    Invite {
+        /// Its name
+        name: String,
+        /// Its labels; only the centre sets them
+        #[arg(long, value_name = "KEY=VALUE")]
+        label: Vec<String>,
+        /// Accept it as soon as it enrols
+        #[arg(long)]
+        auto_accept: bool,
+        /// Life of the token, at most 24h
+        #[arg(long, default_value = "30m")]
+        ttl: String,
+    },
+    /// List members
+    List,
+    /// Accept an enrolled member: the second of the two opt-ins
+    Accept {
+        /// Name or id
+        name: String,
+    },
+    /// Close a member's sessions and refuse its certificates
+    Revoke {
+        /// Name or id
+        name: String,
+    },
+    /// Forget a member
+    Remove {
+        /// Name or id
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GrantArgs {
+    /// Name of the grant
+    pub(crate) name: String,
+    /// From this operator; "*" is every one
+    #[arg(long = "from-operator", alias = "operator", value_name = "NAME")]
+    pub(crate) operator: Vec<String>,
+    /// From authors in this cluster
+    #[arg(long, value_name = "CLUSTER")]
+    pub(crate) from_cluster: Vec<String>,
+    /// And in this namespace
+    #[arg(long, value_name = "NAMESPACE", requires = "from_cluster")]
+    pub(crate) from_namespace: Vec<String>,
+    /// At this cluster
+    #[arg(long, value_name = "CLUSTER", required = true)]
+    pub(crate) to_cluster: Vec<String>,
+    /// At this namespace; "*" is every one
+    #[arg(long, value_name = "NAMESPACE", required = true)]
+    pub(crate) to_namespace: Vec<String>,
+    /// With this kind: dotted, network.* or *
+    #[arg(long, value_name = "KIND", required = true)]
+    pub(crate) kind: Vec<String>,
+    /// At most so many targets per cluster and run
+    #[arg(long, default_value_t = 10)]
+    pub(crate) max_targets: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// https://host:7443
+    pub(crate) server: String,
+    /// Pin of the control plane's root, as its log and chart notes print it
+    #[arg(long, required_unless_present = "ca_file", conflicts_with = "ca_file")]
+    pub(crate) pin: Option<String>,
+    /// CA bundle that the control plane's certificate leads to
+    #[arg(long)]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// File with the token; - reads standard input
+    #[arg(long, env = "FAULTLINE_TOKEN_FILE")]
+    pub(crate) token_file: PathBuf,
+    /// Name of the context
+    #[arg(long, default_value = "default")]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ContextArgs {
+    /// Switch to this one
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FaultsArgs {
+    /// The same as -o json
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Print one JSON object with the measured values
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Splits KEY=VALUE pairs.
+pub(crate) fn pairs(list: &[String]) -> anyhow::Result<std::collections::BTreeMap<String, String>> {
+    let pair = |text: &String| {
+        let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| {
+            crate::exit::Misuse(format!("{text:?} is not KEY=VALUE"))
+        })?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    list.iter().map(pair).collect()
+}

@@ -1,0 +1,121 @@
+//! The roles. Each turns its flags into a checked configuration and runs the
+//! role's library until a signal: the first drains, the second aborts.
+
+mod agent;
+mod control_plane;
+mod host;
+mod node;
+
+pub(crate) use host::HostRole;
+
+use std::ffi::OsString;
+use std::future::Future;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::WorkerArgs;
+use crate::exit::Exit;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Role {
+    /// The centre: store, REST, agent links, enrolment
+    ControlPlane(control_plane::ControlPlaneArgs),
+    /// One per member cluster: talks to the centre and its own apiserver
+    Agent(agent::AgentArgs),
+    /// One per node: makes faults and takes them away
+    Node(node::NodeArgs),
+    /// Agent and node daemon in one process, on a machine without Kubernetes
+    Host(host::HostArgs),
+}
+
+/// Options of every role.
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// What to log, as in info or faultline=debug,info
+    #[arg(long, env = "FAULTLINE_LOG", default_value = "info")]
+    log: String,
+    /// Form of the log
+    #[arg(long, env = "FAULTLINE_LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Runs a role until a signal.
+pub(crate) fn main(role: Role) -> anyhow::Result<Exit> {
+    certs::install_provider();
+    match role {
+        Role::ControlPlane(args) => control_plane::main(args),
+        Role::Agent(args) => agent::main(args),
+        Role::Node(args) => node::main(args),
+        Role::Host(args) => host::main(args),
+    }
+}
+
+/// A child of a node daemon, or of the demo.
+pub(crate) fn worker(args: &WorkerArgs) -> anyhow::Result<Exit> {
+    match args.arguments.split_first() {
+        Some((kind, rest)) if kind == crate::demo::SERVICE_KIND => crate::demo::service(rest)?,
+        _ => node_daemon::work(args.arguments.iter().map(OsString::from))?,
+    }
+    Ok(Exit::Ok)
+}
+
+impl LogArgs {
+    /// Starts logging to stderr. A second start in one process is a mistake.
+    fn start(&self) -> anyhow::Result<()> {
+        let filter = EnvFilter::try_new(&self.log).with_context(|| format!("--log {:?}", self.log))?;
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let started = match self.log_format {
+            LogFormat::Text => builder.with_ansi(false).try_init(),
+            LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        };
+        started.map_err(|error| anyhow::anyhow!("start logging: {error}"))
+    }
+}
+
+/// Runs a role's library until it ends, with a token that the first SIGTERM or
+/// SIGINT cancels. The second signal aborts the process's wait for it.
+fn until_signal<F, Fut>(run: F) -> anyhow::Result<Exit>
+where
+    F: FnOnce(CancellationToken) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let role = run(shutdown.clone());
+        tokio::pin!(role);
+        let mut signals = 0;
+        loop {
+            tokio::select! {
+                result = &mut role => return result.map(|()| Exit::Ok),
+                _ = terminate.recv() => signals += 1,
+                _ = interrupt.recv() => signals += 1,
+            }
+            if signals > 1 {
+                anyhow::bail!("a second signal came before the drain was over");
+            }
+            tracing::info!("draining; a second signal aborts");
+            shutdown.cancel();
+        }
+    })
+}
+
+/// Every mistake of a configuration at once, as a usage error.
+fn refuse(problems: Vec<String>) -> anyhow::Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(crate::exit::Misuse(problems.join("\n       ")).into())
+}

@@ -1,0 +1,72 @@
+//! `faultline serve agent`: one per member cluster, active or standby.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use cluster_agent::Config;
+
+use super::LogArgs;
+use crate::exit::Exit;
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// File with the join token; needed until the cluster is enrolled
+    #[arg(long, env = "FAULTLINE_JOIN_TOKEN_FILE")]
+    join_token_file: Option<PathBuf>,
+    /// The agent's own namespace
+    #[arg(long, env = "FAULTLINE_NAMESPACE")]
+    namespace: String,
+    /// The agent's own pod
+    #[arg(long, env = "FAULTLINE_POD_NAME")]
+    pod_name: String,
+    /// The node it runs on
+    #[arg(long, env = "FAULTLINE_NODE_NAME", default_value = "")]
+    node_name: String,
+    /// Where node daemons dial
+    #[arg(long, env = "FAULTLINE_NODE_LINK_ADDR", default_value = "0.0.0.0:7446")]
+    node_link_addr: SocketAddr,
+    /// The name by which they dial it: the Service in front of the active agent
+    #[arg(long, env = "FAULTLINE_NODE_SERVICE", value_delimiter = ',', required = true)]
+    node_service: Vec<String>,
+    /// Health and metrics, plain HTTP
+    #[arg(long, env = "FAULTLINE_HEALTH_ADDR", default_value = "0.0.0.0:9090")]
+    health_addr: SocketAddr,
+    /// Secret of the identity
+    #[arg(long, env = "FAULTLINE_IDENTITY_SECRET", default_value = "faultline-agent-identity")]
+    identity_secret: String,
+    /// Secret of the node CA
+    #[arg(long, env = "FAULTLINE_NODE_CA_SECRET", default_value = "faultline-agent-node-ca")]
+    node_ca_secret: String,
+    /// ConfigMap with the node CA's root
+    #[arg(long, env = "FAULTLINE_NODE_BUNDLE_CONFIGMAP", default_value = "faultline-node-bundle")]
+    node_bundle_configmap: String,
+    /// Lease of the leader
+    #[arg(long, env = "FAULTLINE_LEASE_NAME", default_value = "faultline-agent")]
+    lease_name: String,
+    /// Link endpoints (host:port) instead of those that enrolment gave
+    #[arg(long, env = "FAULTLINE_LINK_ENDPOINTS", value_delimiter = ',')]
+    link_endpoints: Vec<String>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+pub(crate) fn main(args: AgentArgs) -> anyhow::Result<Exit> {
+    args.log.start()?;
+    let config = Config {
+        join_token_file: args.join_token_file,
+        namespace: args.namespace,
+        pod_name: args.pod_name,
+        node_name: args.node_name,
+        node_link_addr: Some(args.node_link_addr),
+        node_service: args.node_service,
+        health_addr: Some(args.health_addr),
+        identity_secret: args.identity_secret,
+        node_ca_secret: args.node_ca_secret,
+        node_bundle_configmap: args.node_bundle_configmap,
+        lease_name: args.lease_name,
+        link_endpoints: args.link_endpoints,
+        ..Config::default()
+    };
+    super::until_signal(|_| async { drop(config); anyhow::bail!("not wired yet") })
+}

@@ -1,0 +1,120 @@
+//! Publishes what is seen of nodes and pods: whole snapshots, at most one per [`COALESCE`], none before every
+//! watch has delivered once. Called by [`Kube::run`].
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::Api;
+use proto::plan::Owner;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+use super::Kube;
+use super::basics::{self, Basics};
+use super::follow::{COALESCE, Listed, events};
+use super::slim::{self, SlimJob, SlimNode, SlimPod, SlimReplicaSet};
+use crate::cluster::{Inventory, NodeSeen, PodSeen};
+
+/// The apiserver's addresses change rarely.
+const BASICS_EVERY: Duration = Duration::from_mins(5);
+
+#[derive(Debug, Default)]
+struct Seen {
+    pods: Listed<PodSeen>,
+    nodes: Listed<NodeSeen>,
+    replica_sets: Listed<Option<Owner>>,
+    jobs: Listed<Option<Owner>>,
+}
+
+/// Follows for ever.
+pub(super) async fn follow(door: &Kube) {
+    let mut basics = basics::wait_for(door).await;
+    let client = || door.client();
+    let mut pods = pin!(events(Api::<SlimPod>::all(client()), "pods", None));
+    let mut nodes = pin!(events(Api::<SlimNode>::all(client()), "nodes", None));
+    let mut replica_sets = pin!(events(Api::<SlimReplicaSet>::all(client()), "replicasets", None));
+    let mut jobs = pin!(events(Api::<SlimJob>::all(client()), "jobs", None));
+    let mut again = interval_at(Instant::now() + BASICS_EVERY, BASICS_EVERY);
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = Seen::default();
+    let mut due: Option<Instant> = None;
+    loop {
+        let at = due.unwrap_or_else(Instant::now);
+        let changed = tokio::select! {
+            Some(event) = pods.next() => seen.pods.take(event, slim::pod),
+            Some(event) = nodes.next() => seen.nodes.take(event, slim::node),
+            Some(event) = replica_sets.next() => seen.replica_sets.take(event, |o| slim::above(o.metadata)),
+            Some(event) = jobs.next() => seen.jobs.take(event, |o| slim::above(o.metadata)),
+            _ = again.tick() => refresh(door, &mut basics).await,
+            () = sleep_until(at), if due.is_some() => {
+                due = None;
+                publish(door, &seen, &basics);
+                false
+            }
+            else => return,
+        };
+        if changed && due.is_none() {
+            due = Some(Instant::now() + COALESCE);
+        }
+    }
+}
+
+async fn refresh(door: &Kube, basics: &mut Basics) -> bool {
+    match basics::read(door).await {
+        Ok(now) if now != *basics => {
+            *basics = now;
+            true
+        }
+        Ok(_) => false,
+        Err(error) => {
+            tracing::debug!(%error, "kept what was known of the apiserver");
+            false
+        }
+    }
+}
+
+fn publish(door: &Kube, seen: &Seen, basics: &Basics) {
+    let before = door.0.inventory.borrow().clone();
+    let Some((nodes, pods)) = resolved(seen, before.as_deref()) else { return };
+    let inventory = Inventory {
+        cluster_uid: basics.cluster_uid.clone(),
+        own_namespace: door.settings().namespace.clone(),
+        nodes,
+        pods,
+        api_addresses: basics.api_addresses.clone(),
+    };
+    door.0.inventory.send_if_modified(|shown| {
+        let changed = shown.as_deref() != Some(&inventory);
+        if changed {
+            *shown = Some(Arc::new(inventory));
+        }
+        changed
+    });
+}
+
+type Parts = (BTreeMap<String, NodeSeen>, BTreeMap<String, PodSeen>);
+
+/// Nodes, and pods with the top of their owner chains; `None` until all was listed.
+fn resolved(seen: &Seen, before: Option<&Inventory>) -> Option<Parts> {
+    let (pods, nodes) = (seen.pods.all()?, seen.nodes.all()?);
+    let (replica_sets, jobs) = (seen.replica_sets.all()?, seen.jobs.all()?);
+    let top = |pod: &PodSeen| -> Owner {
+        let above = match pod.owner.kind.as_str() {
+            "ReplicaSet" => replica_sets.get(&pod.owner.uid),
+            "Job" => jobs.get(&pod.owner.uid),
+            _ => return pod.owner.clone(),
+        };
+        match above {
+            Some(Some(top)) => top.clone(),
+            Some(None) => pod.owner.clone(),
+            // A deployment that is deleted loses its ReplicaSets before its pods: they keep their owner.
+            None => before
+                .and_then(|inventory| inventory.pods.get(&pod.uid))
+                .map_or_else(|| pod.owner.clone(), |earlier| earlier.owner.clone()),
+        }
+    };
+    let pods = pods.iter().map(|(uid, pod)| (uid.clone(), PodSeen { owner: top(pod), ..pod.clone() })).collect();
+    Some((nodes.clone(), pods))
+}

@@ -1,0 +1,472 @@
+//! The one owner of the engine's state and the one reader of clocks on its behalf: event, step, effects. It never
+//! waits for the centre, a node, the apiserver or a disk; all of these run beside it and answer with an [`Input`].
+
+pub mod writer;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use backon::{ConstantBuilder, Retryable};
+use proto::cluster::{InventorySummary, NodeSummary};
+use proto::ids::{InjectionId, RunId};
+use proto::injection::TargetRef;
+use proto::wire::{Authored, AuthoredRef, Down, Held, NodeDown};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::DropGuard;
+
+use self::writer::Writer;
+use crate::clock::Clock;
+use crate::cluster::{
+    AuthoredSet, CeilingSeen, Doors, Inventory, LatchedHalts, Leadership, LocalHalt, PodDeletion,
+};
+use crate::engine::{Effect, Event, Now, Sample, Settings, State, step};
+use crate::health::Metrics;
+use crate::link::outbox::{Facts, Outbox};
+use crate::link::session::LinkEvent;
+use crate::nodes::session::NodeEvent;
+use crate::probes::{Denied, Probes};
+
+/// Inputs waiting for the driver before their senders wait.
+pub const INPUTS: usize = 1024;
+/// Nothing is looked at more often than this because of time alone.
+const TICK_AT_LEAST: Duration = Duration::from_millis(20);
+/// Monotonic sleeps do not count a suspended machine's time: look at boottime again after so long.
+const TICK_AT_MOST: Duration = Duration::from_secs(1);
+/// Inventory is said at most this often.
+const INVENTORY_EVERY: Duration = Duration::from_secs(2);
+const MAX_NODES_SAID: usize = 100;
+
+/// Everything that happens to the driver, but for what the cluster shows.
+#[derive(Debug)]
+pub enum Input {
+    /// From the link.
+    Link(LinkEvent),
+    /// From a node session.
+    Node(NodeEvent),
+    /// From a probe.
+    Sample(Sample),
+    /// A pod deletion was answered.
+    Killed {
+        /// The run.
+        run: RunId,
+        /// The injection.
+        injection: InjectionId,
+        /// The answer.
+        result: Result<PodDeletion, String>,
+    },
+    /// A record is durable.
+    Persisted {
+        /// The run.
+        run: RunId,
+        /// Its version.
+        version: u64,
+    },
+    /// Latched halts are durable.
+    HaltsPersisted(LatchedHalts),
+}
+
+/// The open session of a node; dropping it ends that session.
+struct NodePort {
+    session: u64,
+    down: mpsc::Sender<NodeDown>,
+    _end: DropGuard,
+}
+
+struct Seen {
+    inventory: watch::Receiver<Option<Arc<Inventory>>>,
+    ceiling: watch::Receiver<CeilingSeen>,
+    halts: watch::Receiver<Option<Arc<Vec<LocalHalt>>>>,
+    authored: watch::Receiver<Option<Arc<AuthoredSet>>>,
+    leadership: watch::Receiver<Leadership>,
+}
+
+/// The driver of one leadership.
+pub struct Driver {
+    state: State,
+    doors: Doors,
+    clock: Arc<dyn Clock>,
+    outbox: Arc<Outbox>,
+    inputs: mpsc::Receiver<Input>,
+    tell: mpsc::Sender<Input>,
+    seen: Seen,
+    ports: BTreeMap<String, NodePort>,
+    lost: Vec<String>,
+    probes: Probes,
+    denied: Denied,
+    journal: Writer,
+    statuses: Writer,
+    tasks: JoinSet<()>,
+    asked_ms: BTreeMap<u64, u64>,
+    said_authored: Option<Arc<AuthoredSet>>,
+    inventory_due: Option<Instant>,
+    metrics: Metrics,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("settings", &self.state.settings).finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    /// A driver that has not looked at anything yet.
+    pub fn new(
+        settings: Settings,
+        doors: Doors,
+        clock: Arc<dyn Clock>,
+        outbox: Arc<Outbox>,
+        channel: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+        denied: Denied,
+    ) -> Self {
+        let (tell, inputs) = channel;
+        let seen = Seen {
+            inventory: doors.sight.inventory(),
+            ceiling: doors.sight.ceiling(),
+            halts: doors.sight.local_halts(),
+            authored: doors.sight.authored(),
+            leadership: doors.sight.leadership(),
+        };
+        Self {
+            state: State::new(settings),
+            doors,
+            clock,
+            outbox,
+            inputs,
+            probes: Probes::new(tell.clone()),
+            tell,
+            seen,
+            ports: BTreeMap::new(),
+            lost: Vec::new(),
+            denied,
+            journal: Writer::default(),
+            statuses: Writer::default(),
+            tasks: JoinSet::new(),
+            asked_ms: BTreeMap::new(),
+            said_authored: None,
+            inventory_due: None,
+            metrics: Metrics::default(),
+        }
+    }
+
+    /// Measures into these.
+    pub fn measured(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Recovers, then runs until it is dropped; ends only when something that must not end did.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let records = self.doors.records.list().await.context("read the records")?;
+        let latched = self.doors.records.latched().await.context("read the latched halts")?;
+        tracing::info!(records = records.len(), halts = latched.halts.len(), "recovered");
+        let mut writers = JoinSet::new();
+        writers.spawn(self.journal.clone().run(self.doors.clone(), self.tell.clone()));
+        writers.spawn(self.statuses.clone().run(self.doors.clone(), self.tell.clone()));
+        self.look();
+        self.take(Event::Recovered { records, latched });
+        loop {
+            let wake = self.next_tick();
+            let inventory = self.inventory_due;
+            tokio::select! {
+                input = self.inputs.recv() => {
+                    let input = input.context("every sender is gone")?;
+                    self.input(input);
+                }
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.take(Event::Tick),
+                () = sleep_until(inventory.unwrap_or_else(Instant::now)), if inventory.is_some() => self.say_inventory(),
+                seen = changed(&mut self.seen) => {
+                    seen.context("the cluster door is gone")?;
+                    self.look();
+                }
+                Some(ended) = self.tasks.join_next() => ended.context("an act of the driver failed")?,
+                Some(ended) = writers.join_next() => {
+                    ended.context("the writer failed")?;
+                    anyhow::bail!("the writer ended");
+                }
+            }
+        }
+    }
+
+    fn next_tick(&self) -> Option<Instant> {
+        let wake = self.state.wake_at()?;
+        let left = wake.saturating_sub(self.clock.now().boottime_ms);
+        Some(Instant::now() + Duration::from_millis(left).clamp(TICK_AT_LEAST, TICK_AT_MOST))
+    }
+
+    fn take(&mut self, event: Event) {
+        let now = self.clock.now();
+        for effect in step(&mut self.state, event, now) {
+            self.perform(effect);
+        }
+        while let Some(node) = self.lost.pop() {
+            if self.ports.remove(&node).is_some() {
+                for effect in step(&mut self.state, Event::NodeDown { node }, now) {
+                    self.perform(effect);
+                }
+            }
+        }
+        self.outbox.set_facts(self.facts());
+        self.measure(now);
+    }
+
+    fn measure(&self, now: Now) {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.metrics.link_up.set(i64::from(self.state.link.up));
+        self.metrics.nodes.set(number(self.ports.len()));
+        self.metrics.runs.set(number(self.state.runs.len()));
+        self.metrics.halts.set(number(self.state.all_halts().len()));
+        let held = self.state.runs.values().filter(|run| crate::engine::nodes::holds_any(run, now)).count();
+        self.metrics.active_runs.set(number(held));
+    }
+
+    fn facts(&self) -> Facts {
+        let held = self.state.runs.values().map(|run| Held {
+            run: run.desired.run.clone(),
+            generation: run.desired.generation,
+            intent: run.desired.intent,
+        });
+        Facts {
+            held: held.collect(),
+            halts: self.state.halts.latched.halts.clone(),
+            cluster_uid: self.state.inventory.as_ref().map(|i| i.cluster_uid.clone()).unwrap_or_default(),
+            accepts_starts: self.state.accepts_starts,
+        }
+    }
+
+    /// Takes every snapshot that the cluster shows now.
+    fn look(&mut self) {
+        let leadership = *self.seen.leadership.borrow_and_update();
+        self.take(Event::Leadership { accepts_starts: matches!(leadership, Leadership::Active { .. }) });
+        let ceiling = self.seen.ceiling.borrow_and_update().clone();
+        self.take(Event::Ceiling(ceiling));
+        let halts = self.seen.halts.borrow_and_update().clone();
+        if let Some(halts) = halts {
+            self.take(Event::LocalHalts(halts));
+        }
+        let inventory = self.seen.inventory.borrow_and_update().clone();
+        if let Some(inventory) = inventory {
+            self.take(Event::Inventory(inventory));
+        }
+        let authored = self.seen.authored.borrow_and_update().clone();
+        if let Some(authored) = authored {
+            self.say_authored(authored);
+        }
+        self.inventory_soon(INVENTORY_EVERY);
+    }
+
+    fn inventory_soon(&mut self, after: Duration) {
+        let at = Instant::now() + after;
+        self.inventory_due = Some(self.inventory_due.map_or(at, |due| due.min(at)));
+    }
+
+    fn say_inventory(&mut self) {
+        self.inventory_due = None;
+        if self.state.link.up {
+            self.outbox.inventory(summary(&self.state));
+        }
+    }
+
+    /// Says what changed since it was last said on this session; all of it on a new one.
+    fn say_authored(&mut self, set: Arc<AuthoredSet>) {
+        if !(self.state.link.up && self.state.link.accepted) {
+            return;
+        }
+        let before = self.said_authored.replace(set.clone()).unwrap_or_default();
+        if Arc::ptr_eq(&before, &set) {
+            return;
+        }
+        for (object, authored) in set.iter().filter(|(object, authored)| before.get(object) != Some(authored)) {
+            tracing::debug!(kind = object.kind.as_str(), name = %object.name, "authored");
+            self.outbox.authored(authored.clone());
+        }
+        for object in before.keys().filter(|object| !set.contains_key(object)) {
+            self.outbox.authored(gone(object.clone()));
+        }
+        self.outbox.authored_list(set.keys().cloned().collect());
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Link(event) => self.link(event),
+            Input::Node(event) => self.node(event),
+            Input::Sample(sample) => self.take(Event::Sample(sample)),
+            Input::Killed { run, injection, result } => self.take(Event::PodKilled { run, injection, result }),
+            Input::Persisted { run, version } => self.take(Event::RecordPersisted { run, version }),
+            Input::HaltsPersisted(latched) => self.take(Event::HaltsPersisted(latched)),
+        }
+    }
+
+    fn link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up(welcome) => self.link_up(welcome.accepted),
+            LinkEvent::Accepted(accepted) => self.link_up(accepted),
+            LinkEvent::Down => {
+                self.asked_ms.clear();
+                self.take(Event::LinkDown);
+            }
+            LinkEvent::Message(down) => self.message(down),
+        }
+    }
+
+    fn link_up(&mut self, accepted: bool) {
+        self.take(Event::LinkUp { accepted });
+        self.said_authored = None;
+        let authored = self.seen.authored.borrow().clone();
+        if let Some(authored) = authored {
+            self.say_authored(authored);
+        }
+        self.inventory_soon(Duration::ZERO);
+    }
+
+    fn message(&mut self, down: Down) {
+        match down {
+            Down::Desired { desired, start_within_ms } => self.take(Event::Desired { desired, start_within_ms }),
+            Down::DesiredList(runs) => self.take(Event::DesiredList(runs)),
+            Down::Spec { hash, body } => self.take(Event::Spec { hash, body }),
+            Down::ClockReply { id, at } => {
+                if let Some(asked) = self.asked_ms.remove(&id) {
+                    let rtt_ms = self.clock.now().boottime_ms.saturating_sub(asked);
+                    self.take(Event::ClockReply { id, centre_at: at, rtt_ms });
+                }
+            }
+            Down::Halts(halts) => self.take(Event::Halts(halts)),
+            Down::Mirror(mirror) => self.statuses.status(mirror),
+            // The session deals with the rest.
+            _ => {}
+        }
+    }
+
+    fn node(&mut self, event: NodeEvent) {
+        match event {
+            NodeEvent::Up { node, session, hello, down, end } => {
+                if self.ports.get(&node).is_some_and(|port| port.session > session) {
+                    return;
+                }
+                self.ports.insert(node.clone(), NodePort { session, down, _end: end.drop_guard() });
+                self.take(Event::NodeUp { node, hello });
+                self.inventory_soon(Duration::from_millis(100));
+            }
+            NodeEvent::Down { node, session } => {
+                if self.is_current(&node, session) {
+                    self.ports.remove(&node);
+                    self.take(Event::NodeDown { node });
+                    self.inventory_soon(INVENTORY_EVERY);
+                }
+            }
+            NodeEvent::State { node, session, status } => {
+                if self.is_current(&node, session) {
+                    self.take(Event::NodeState { node, status });
+                }
+            }
+            NodeEvent::Halts { node, session, state } => {
+                if self.is_current(&node, session) {
+                    self.take(Event::NodeHalts { node, state });
+                }
+            }
+        }
+    }
+
+    fn is_current(&self, node: &str, session: u64) -> bool {
+        self.ports.get(node).is_some_and(|port| port.session == session)
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::SendObserved(observed) => self.outbox.observed(observed),
+            Effect::RequestSpec { hash } => self.outbox.request_spec(hash),
+            Effect::ProbeClock { id } => {
+                self.asked_ms.insert(id, self.clock.now().boottime_ms);
+                self.outbox.clock_probe(id);
+            }
+            Effect::Nack(nack) => self.outbox.nack(nack),
+            Effect::PersistRecord { version, record } => self.journal.put(version, record),
+            Effect::DeleteRecord(run) => {
+                self.probes.stop(&run);
+                self.outbox.forget(&run);
+                self.journal.delete(run);
+            }
+            Effect::Inject { node, inject } => {
+                tracing::info!(%node, injection = %inject.injection.id, remaining_ms = inject.remaining_ms, "inject");
+                self.to_node(&node, NodeDown::Inject(inject));
+            }
+            Effect::Revert { node, injection, reason } => {
+                tracing::info!(%node, %injection, reason, "revert");
+                self.to_node(&node, NodeDown::Revert { injection, reason });
+            }
+            Effect::NodeHalts { node, halts, resumed } => {
+                self.to_node(&node, NodeDown::Halts { halts, resumed });
+            }
+            Effect::KillPod { run, injection, target, grace_s } => self.kill(run, injection, target, grace_s),
+            Effect::StartProbes { run, stage, probes } => {
+                let api = self.state.inventory.as_ref().map(|i| i.api_addresses.clone()).unwrap_or_default();
+                let denied = Denied { api, ..self.denied.clone() };
+                self.probes.start(run, stage, probes, &denied);
+            }
+            Effect::StopProbes { run } => self.probes.stop(&run),
+            Effect::PersistHalts(halts) => self.journal.latched(halts),
+            Effect::SendHaltState(state) => self.outbox.halt_state(state),
+            Effect::HaltObjectLevel { name, level } => self.statuses.level(name, level),
+        }
+    }
+
+    /// A daemon that does not drain its queue loses the session and comes back with what it holds.
+    fn to_node(&mut self, node: &str, message: NodeDown) {
+        let sent = self.ports.get(node).map(|port| port.down.try_send(message));
+        if !matches!(sent, Some(Ok(()))) {
+            tracing::warn!(node, "message to the daemon was not sent");
+            self.lost.push(node.to_owned());
+        }
+    }
+
+    fn kill(&mut self, run: RunId, injection: InjectionId, target: TargetRef, grace_s: Option<u64>) {
+        tracing::info!(%run, %injection, pod = target.pod, namespace = target.namespace, "delete pod");
+        let (acts, tell) = (self.doors.acts.clone(), self.tell.clone());
+        self.tasks.spawn(async move {
+            let delete = || async { acts.delete_pod(&target, grace_s).await };
+            let again = ConstantBuilder::default().with_delay(Duration::from_secs(1)).with_max_times(5);
+            let result = delete.retry(again).when(crate::cluster::Error::retryable).await;
+            let result = result.map_err(|error| error.to_string());
+            // The driver is gone only when everything ends.
+            let _ = tell.send(Input::Killed { run, injection, result }).await;
+        });
+    }
+}
+
+async fn changed(seen: &mut Seen) -> Result<(), watch::error::RecvError> {
+    tokio::select! {
+        changed = seen.inventory.changed() => changed,
+        changed = seen.ceiling.changed() => changed,
+        changed = seen.halts.changed() => changed,
+        changed = seen.authored.changed() => changed,
+        changed = seen.leadership.changed() => changed,
+    }
+}
+
+fn gone(object: AuthoredRef) -> Authored {
+    Authored { object, generation: 0, author: String::new(), body: Vec::new() }
+}
+
+fn summary(state: &State) -> InventorySummary {
+    let inventory = state.inventory.clone().unwrap_or_default();
+    let nodes = inventory.nodes.keys().take(MAX_NODES_SAID).map(|name| {
+        let node = state.nodes.get(name);
+        let capabilities = node.into_iter().flat_map(|n| &n.capabilities.capabilities);
+        NodeSummary {
+            name: name.clone(),
+            daemon: state.connected(name),
+            missing: capabilities.filter(|(_, c)| !c.present).map(|(name, _)| name.clone()).collect(),
+        }
+    });
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    InventorySummary {
+        pods: number(inventory.pods.len()),
+        nodes: nodes.collect(),
+        node_count: number(inventory.nodes.len()),
+        daemons: number(state.nodes.values().filter(|n| n.connected).count()),
+        has_ceiling: matches!(state.ceiling, CeilingSeen::Present(_)),
+        accepts_starts: state.accepts_starts,
+    }
+}

@@ -1,0 +1,201 @@
+//! What the centre asks, checked before it is taken: generations, completeness, hashes. Stop and Forget need no
+//! generation, and what once stopped or started never starts again, across restarts too.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use proto::assignment::{ClusterPhase, Desired, Intent, Outcome, StopReason};
+use proto::ids::RunId;
+use proto::injection::InjectionPhase;
+use proto::plan::refusal;
+use proto::validate;
+use proto::wire::Nack;
+
+use super::resolve::refuse;
+use super::state::{RunState, Stage, Start, Tracked};
+use super::{Effect, Now, State, admit, report, runs};
+use crate::cluster::{LatchedHalts, RecordState, RecordedInjection, RunRecordHeld};
+
+/// Runs held at once; more are refused, so that a centre gone wild cannot fill the agent.
+const MAX_RUNS: usize = 512;
+
+/// Takes an assignment, or says why not.
+pub fn desired(state: &mut State, new: Desired, start_within_ms: u64, now: Now, out: &mut Vec<Effect>) {
+    match new.intent {
+        Intent::Stop => return stop(state, new, now, out),
+        Intent::Forget => return forget(state, &new, now),
+        Intent::Plan | Intent::Start => {}
+    }
+    if let Err((code, detail)) = acceptable(state, &new) {
+        let (run, generation) = (new.run.to_string(), new.generation);
+        return out.push(Effect::Nack(Nack { run, generation, code: code.to_owned(), detail }));
+    }
+    let bound = (start_within_ms > 0).then(|| now.boottime_ms.saturating_add(start_within_ms));
+    let Some(run) = state.runs.get_mut(&new.run) else {
+        let mut run = RunState::new(new);
+        run.arrival_bound_ms = bound;
+        state.runs.insert(run.desired.run.clone(), run);
+        return;
+    };
+    run.dirty = true;
+    if run.desired == new {
+        return; // said again, so answered again
+    }
+    if run.end.is_some() || run.stage >= Stage::Journalling {
+        run.desired.generation = new.generation; // it had its one start
+        return;
+    }
+    if run.desired.spec_hash != new.spec_hash {
+        run.spec = None;
+    }
+    run.desired = new;
+    run.arrival_bound_ms = bound;
+    run.bounds = None;
+    run.asked = false;
+    run.stage = Stage::AwaitingSpec;
+}
+
+fn acceptable(state: &State, new: &Desired) -> Result<(), (&'static str, String)> {
+    if let Some(run) = state.runs.get(&new.run) {
+        if new.generation < run.desired.generation {
+            return Err(("StaleGeneration", format!("generation {} is held", run.desired.generation)));
+        }
+        if new.generation == run.desired.generation && *new != run.desired {
+            return Err(("GenerationReused", "the same generation came with other content".to_owned()));
+        }
+    } else if state.runs.len() >= MAX_RUNS {
+        return Err(("TooManyRuns", format!("{MAX_RUNS} runs are held")));
+    }
+    let complete = new.start_before.is_some() && new.run_deadline.is_some() && new.envelope.is_some();
+    if new.intent == Intent::Start && !complete {
+        return Err(("Incomplete", "a start needs startBefore, runDeadline and envelope".to_owned()));
+    }
+    Ok(())
+}
+
+fn stop(state: &mut State, new: Desired, now: Now, out: &mut Vec<Effect>) {
+    let reason = new.stop_reason.unwrap_or(StopReason::Requested);
+    let run = state.runs.entry(new.run.clone()).or_insert_with(|| RunState::new(new.clone()));
+    run.desired.generation = run.desired.generation.max(new.generation);
+    run.dirty = true;
+    let (outcome, word, revert) = match reason {
+        StopReason::Requested => (Outcome::Aborted, "Stopped", "Stopped"),
+        StopReason::Deleted => (Outcome::Aborted, "Deleted", "Stopped"),
+        StopReason::RunAborted => (Outcome::Aborted, "RunAborted", "Stopped"),
+        StopReason::Halted => (Outcome::Halted, "Halted", "Halted"),
+    };
+    let fresh = run.end.is_none();
+    runs::end(run, now, outcome, word, "the centre asked for it", revert);
+    if fresh && run.is_live() {
+        runs::persist(run, RecordState::Stopped, now, out);
+    }
+}
+
+fn forget(state: &mut State, new: &Desired, now: Now) {
+    if let Some(run) = state.runs.get_mut(&new.run) {
+        run.forget = true;
+        runs::end(run, now, Outcome::Aborted, "Forgotten", "the centre forgot it", "Stopped");
+    }
+}
+
+/// What is held and not named has nothing to do here any more: stopped, then dropped.
+pub fn desired_list(state: &mut State, named: &[RunId], now: Now, _out: &mut Vec<Effect>) {
+    let named: BTreeSet<&RunId> = named.iter().collect();
+    for (_, run) in state.runs.iter_mut().filter(|(id, _)| !named.contains(id)) {
+        run.forget = true;
+        runs::end(run, now, Outcome::Aborted, "Forgotten", "the centre does not know it", "Stopped");
+    }
+}
+
+/// A spec came for every run that waits for it.
+pub fn spec(state: &mut State, hash: &str, body: &[u8], now: Now, out: &mut Vec<Effect>) {
+    let parsed = parse(hash, body);
+    for run in state.runs.values_mut().filter(|r| r.desired.spec_hash == hash && r.spec.is_none()) {
+        match &parsed {
+            Ok(spec) => runs::with_spec(run, &Arc::clone(spec)),
+            Err(why) if run.stage == Stage::AwaitingSpec => {
+                let cure = "create another Run; if it stays, upgrade this agent";
+                let refusal = refuse(refusal::INVALID, format!("spec {hash}: {why}"), "author", cure);
+                runs::denied(run, now, vec![refusal], out);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn parse(hash: &str, body: &[u8]) -> Result<Arc<proto::experiment::ExperimentSpec>, String> {
+    if body.is_empty() {
+        return Err("the centre does not have it".to_owned());
+    }
+    if proto::hash::sha256_hex(body) != hash {
+        return Err("its bytes have another hash".to_owned());
+    }
+    let value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    validate::experiment(&value).map(Arc::new).map_err(|problems| problems.to_string())
+}
+
+/// After a restart: nothing starts again. What may be active is watched to its end; what never began is over.
+pub fn recovered(state: &mut State, records: Vec<RunRecordHeld>, latched: LatchedHalts, now: Now) {
+    state.halts.latched = latched.clone();
+    state.halts.durable = Some(latched);
+    state.link.down_since_ms = Some(now.boottime_ms);
+    for record in records {
+        let run = adopt(record, now);
+        state.runs.insert(run.desired.run.clone(), run);
+    }
+}
+
+fn adopt(record: RunRecordHeld, now: Now) -> RunState {
+    let mut run = RunState::new(record.desired);
+    run.adopted = true;
+    run.dirty = true;
+    run.observed.started_at = record.started_at;
+    run.start = record.started_at.zip(record.deadline).map(|(at, deadline)| {
+        // A wall clock that was set back must not lengthen anything.
+        let most = deadline.as_millisecond().saturating_sub(at.as_millisecond()).max(0) as u64;
+        let deadline_ms = now.boottime_at(deadline).min(now.boottime_ms.saturating_add(most));
+        Start { at_ms: now.boottime_ms, at, deadline_ms, deadline }
+    });
+    let began = run.start.is_some();
+    let resolves = record.deadline.map(|d| d.as_millisecond());
+    let id = run.desired.run.clone();
+    let held = |recorded: RecordedInjection| {
+        let mut status = admit::status(&recorded.id, &id, "");
+        status.phase = if began { InjectionPhase::Unknown } else { InjectionPhase::Missed };
+        status.resolves_at_unix_ms = resolves.filter(|_| began);
+        Tracked {
+            recorded,
+            injection: None,
+            grace_s: None,
+            at_ms: 0,
+            for_ms: 0,
+            sent: began,
+            revert_sent: false,
+            heard: false,
+            status,
+        }
+    };
+    if let Some(last) = record.observed.filter(|_| record.state == RecordState::Finished) {
+        let open = last.residue != proto::assignment::Residue::Clean;
+        run.observed = *last;
+        run.stage = Stage::Finished;
+        if open {
+            run.injections = record.injections.into_iter().map(held).collect();
+        }
+        return run;
+    }
+    run.injections = record.injections.into_iter().map(held).collect();
+    run.stage = Stage::Running;
+    run.observed.phase = ClusterPhase::Running;
+    if record.state == RecordState::Stopped {
+        let reason = if record.end_reason.is_empty() { "Stopped" } else { &record.end_reason };
+        let halted = reason == "Halted";
+        let (outcome, revert) = if halted { (Outcome::Halted, "Halted") } else { (Outcome::Aborted, "Stopped") };
+        runs::end(&mut run, now, outcome, reason, "stopped before the agent was restarted", revert);
+    } else if !began {
+        let message = "the agent was restarted before anything was made";
+        runs::end(&mut run, now, Outcome::Aborted, "AgentRestart", message, "Stopped");
+    }
+    report::note(&mut run, now, "Adopted", "AgentRestart", "");
+    run
+}

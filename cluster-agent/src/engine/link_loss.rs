@@ -1,0 +1,45 @@
+//! What the link to the centre means for runs: while it is gone nothing new starts, and a run whose spec says so
+//! is reverted after a while. The link between a node and this agent is judged by the daemon, not here.
+
+use proto::experiment::LinkLossAction;
+
+use super::state::{RunState, Stage};
+use super::{Effect, Now, State, admit};
+
+/// A session is open, or the second opt-in changed on it: everything is said again, everything asked again.
+pub fn up(state: &mut State, accepted: bool, _out: &mut Vec<Effect>) {
+    state.link.up = true;
+    state.link.accepted = accepted;
+    state.link.down_since_ms = None;
+    state.halts.said = None;
+    forget_questions(state);
+    for run in state.runs.values_mut() {
+        run.dirty = true;
+    }
+}
+
+/// The session is gone.
+pub fn down(state: &mut State, now: Now) {
+    if state.link.up || state.link.down_since_ms.is_none() {
+        state.link.down_since_ms = Some(now.boottime_ms);
+    }
+    state.link.up = false;
+    forget_questions(state);
+}
+
+/// Answers only count on the connection they were asked on.
+fn forget_questions(state: &mut State) {
+    for run in state.runs.values_mut() {
+        run.asked = false;
+        if matches!(run.stage, Stage::AwaitingClock { .. }) {
+            run.stage = Stage::AwaitingClock { id: 0 };
+        }
+    }
+}
+
+/// The boottime at which a run must be reverted because the link is gone; `None` while it is up, or never.
+pub fn due(state: &State, run: &RunState) -> Option<u64> {
+    let since = state.link.down_since_ms?;
+    let (after_ms, action) = run.spec.as_ref().map_or(admit::DEFAULT_LINK_LOSS, |s| s.limits.link_loss());
+    (action == LinkLossAction::Revert && run.is_live() && run.end.is_none()).then(|| since.saturating_add(after_ms))
+}

@@ -1,0 +1,135 @@
+//! Lives of runs, from plan to finish, and the ways they end early.
+
+use proto::assignment::{ClusterPhase, Intent, Outcome, Residue, Verdict};
+use proto::injection::{EndReason, InjectionPhase};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::fixture::{Agent, delay, spec, word};
+use cluster_agent::cluster::RecordState;
+
+#[tokio::test(start_paused = true)]
+async fn plan_start_injected_reverted_finished() {
+    let agent = Agent::start().await;
+    let spec = delay();
+    let mut daemon = agent.node(vec![]).await;
+    let mut beats = JoinSet::new();
+    daemon.beat(&mut beats);
+    let mut centre = agent.connect(&spec).await;
+
+    let start = centre.plan("r1", &spec).await;
+    centre.want(&start).await;
+    centre.until("r1", |o| o.phase >= ClusterPhase::Running).await;
+    let inject = daemon.inject().await;
+    assert_eq!(agent.memory.snapshot().records.len(), 1, "recorded before it was made");
+    assert_eq!(inject.injection.backend, "nfqueue");
+    assert!((29_000..=30_000).contains(&inject.remaining_ms), "{}", inject.remaining_ms);
+    daemon.say(word(&inject.injection, InjectionPhase::Injected, None)).await;
+    let running = centre.until("r1", |o| o.counts.active == 1).await;
+    assert_eq!((running.residue, running.injected_at.is_some()), (Residue::Unknown, true));
+    daemon.say(word(&inject.injection, InjectionPhase::Reverted, Some(EndReason::Deadline))).await;
+
+    let over = centre.until("r1", |o| o.phase == ClusterPhase::Finished).await;
+    assert_eq!(over.outcome, Some(Outcome::Completed));
+    assert_eq!((over.verdict, over.residue), (Verdict::NotMeasured, Residue::Clean));
+    assert_eq!((over.counts.total, over.counts.injected, over.counts.reverted), (1, 1, 1));
+    assert!(over.reverted_at.is_some() && over.started_at.is_some() && over.finished_at.is_some());
+    let mut forget = start.clone();
+    forget.intent = Intent::Forget;
+    centre.want(&forget).await;
+    while !agent.memory.snapshot().records.is_empty() {
+        centre.serve().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_comes_late_by_the_centres_clock_is_missed() {
+    let agent = Agent::start().await;
+    let spec = delay();
+    let mut daemon = agent.node(vec![]).await;
+    let mut centre = agent.connect(&spec).await;
+    let start = centre.plan("r1", &spec).await;
+    centre.ahead_ms = 61_000;
+    centre.want(&start).await;
+    let over = centre.until("r1", |o| o.phase == ClusterPhase::Finished).await;
+    assert_eq!(over.outcome, Some(Outcome::Missed));
+    let kept = agent.memory.snapshot().records.into_values().next().unwrap();
+    assert_eq!(kept.state, RecordState::Finished);
+    // Nothing but heartbeats and halts ever went to the daemon.
+    while let Ok(message) = daemon.down.try_recv() {
+        assert!(matches!(message, proto::wire::NodeDown::Halts { .. }), "{message:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_reverts_and_is_absorbing() {
+    let agent = Agent::start().await;
+    let spec = delay();
+    let mut daemon = agent.node(vec![]).await;
+    let mut beats = JoinSet::new();
+    daemon.beat(&mut beats);
+    let mut centre = agent.connect(&spec).await;
+    let start = centre.plan("r1", &spec).await;
+    centre.want(&start).await;
+    centre.until("r1", |o| o.phase >= ClusterPhase::Running).await;
+    let inject = daemon.inject().await;
+    daemon.say(word(&inject.injection, InjectionPhase::Injected, None)).await;
+    centre.until("r1", |o| o.counts.active == 1).await;
+
+    let mut stop = start.clone();
+    (stop.generation, stop.intent) = (1, Intent::Stop); // no generation check
+    centre.want(&stop).await;
+    assert_eq!(daemon.revert().await, (inject.injection.id.to_string(), "Stopped".to_owned()));
+    daemon.say(word(&inject.injection, InjectionPhase::Reverted, Some(EndReason::Stopped))).await;
+    let over = centre.until("r1", |o| o.phase == ClusterPhase::Finished).await;
+    assert_eq!((over.outcome, over.residue), (Some(Outcome::Aborted), Residue::Clean));
+
+    let mut again = start.clone();
+    again.generation = 9;
+    centre.want(&again).await;
+    let same = centre.until("r1", |o| o.generation == 9).await;
+    assert_eq!((same.phase, same.outcome), (ClusterPhase::Finished, Some(Outcome::Aborted)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_watches_and_never_starts_again() {
+    let agent = Agent::start().await;
+    let spec = delay();
+    let mut daemon = agent.node(vec![]).await;
+    let mut beats = JoinSet::new();
+    daemon.beat(&mut beats);
+    let mut centre = agent.connect(&spec).await;
+    let start = centre.plan("r1", &spec).await;
+    centre.want(&start).await;
+    centre.until("r1", |o| o.phase >= ClusterPhase::Running).await;
+    let inject = daemon.inject().await;
+    let active = word(&inject.injection, InjectionPhase::Injected, None);
+    daemon.say(active.clone()).await;
+    centre.until("r1", |o| o.counts.active == 1).await;
+
+    let agent = agent.restart().await;
+    let mut daemon = agent.node(vec![active]).await;
+    daemon.beat(&mut beats);
+    let mut centre = agent.connect(&spec).await;
+    centre.want(&start).await;
+    centre.until("r1", |o| o.counts.active == 1).await;
+    daemon.say(word(&inject.injection, InjectionPhase::Reverted, Some(EndReason::Deadline))).await;
+    let over = centre.until("r1", |o| o.phase == ClusterPhase::Finished).await;
+    assert_eq!((over.outcome, over.residue), (Some(Outcome::Completed), Residue::Clean));
+    while let Ok(message) = daemon.down.try_recv() {
+        assert!(!matches!(message, proto::wire::NodeDown::Inject(_)), "{message:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pod_kill_is_read_back_from_the_inventory() {
+    let agent = Agent::start().await;
+    let spec = spec(json!({ "pod": { "kill": {} } }));
+    let mut centre = agent.connect(&spec).await;
+    let start = centre.plan("r1", &spec).await;
+    centre.want(&start).await;
+    let over = centre.until("r1", |o| o.phase == ClusterPhase::Finished).await;
+    assert_eq!(over.outcome, Some(Outcome::Completed), "{over:?}");
+    assert_eq!((over.counts.injected, over.counts.reverted), (1, 1));
+    assert_eq!(agent.memory.snapshot().deleted.len(), 1);
+}

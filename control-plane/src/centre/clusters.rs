@@ -1,0 +1,260 @@
+//! Members as people see them: invite, list, accept, revoke, remove.
+
+use std::time::Duration;
+
+use certs::JoinToken;
+use jiff::SignedDuration;
+use proto::cluster::{ClusterSpec, ClusterState};
+use proto::ids::{ClusterId, Name};
+use proto::problem::{Problem, Problems};
+use proto::quantity::Span;
+use proto::rest::{ClusterView, Invitation, InviteCluster};
+
+use super::{Caller, Centre, Error, Role};
+use crate::driver::codec;
+use crate::engine::object::{Object, ObjectKey};
+use crate::engine::state::{ClusterEntry, State};
+use crate::enrolment::TokenRecord;
+use crate::store::Txn;
+
+const TOKEN_TTL: Duration = Duration::from_mins(30);
+const TOKEN_TTL_MAX_MS: u64 = 24 * 3600 * 1000;
+
+impl Centre {
+    /// Makes a member and its one-use join token, shown this once. Needs admin. A name whose
+    /// member has not enrolled yet may be invited again: it gets a new token.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::Conflict`] when a member of this name has enrolled.
+    pub async fn invite_cluster(&self, caller: &Caller, request: InviteCluster) -> Result<Invitation, Error> {
+        let subject = request.name.clone();
+        let result = self.invite_inner(caller, request).await;
+        self.note(caller, "cluster.invite", &subject, &result);
+        result
+    }
+
+    async fn invite_inner(&self, caller: &Caller, request: InviteCluster) -> Result<Invitation, Error> {
+        caller.require(Role::Admin)?;
+        let name: Name = check(&request)?;
+        let ttl = token_ttl(request.ttl.as_deref())?;
+        let now = self.inner.clock.now();
+        let known = self.inner.cache.read(|state| {
+            state.cluster_by_name(name.as_str()).map(|(id, entry)| (id.clone(), entry.clone()))
+        });
+        let mut txn = Txn::new();
+        let spec = match known {
+            Some((_, entry)) if entry.status.is_some() => {
+                return Err(Error::Conflict(format!("a cluster named {name} has joined: remove it first")));
+            }
+            Some((_, ClusterEntry { spec: Some(spec), .. })) => {
+                txn = txn.unchanged(codec::path(&ObjectKey::ClusterSpec(spec.value.id.clone()))?, spec.revision);
+                ClusterSpec { labels: request.labels, ..spec.value }
+            }
+            _ => {
+                let id = self.inner.clock.new_cluster();
+                txn = txn.absent(codec::path(&ObjectKey::ClusterSpec(id.clone()))?);
+                ClusterSpec {
+                    id,
+                    name: name.to_string(),
+                    labels: request.labels,
+                    accepted: false,
+                    revoked: false,
+                    created_at: now,
+                }
+            }
+        };
+        let token = JoinToken::generate(
+            self.inner.enrol_advertise.clone(),
+            spec.id.as_str(),
+            self.inner.signer.pin(),
+            None,
+        )
+        .map_err(|error| Error::Internal(error.to_string()))?;
+        let expires_at = now
+            .checked_add(SignedDuration::try_from(ttl).unwrap_or_default())
+            .map_err(|error| Error::Internal(error.to_string()))?;
+        let record = TokenRecord {
+            cluster: spec.id.clone(),
+            secret: token.secret.hash(),
+            expires_at,
+            auto_accept: request.auto_accept,
+            used: None,
+        };
+        let value = serde_json::to_vec(&record).map_err(|error| Error::Internal(error.to_string()))?;
+        let (cluster, name) = (spec.id.clone(), spec.name.clone());
+        let object = Object::ClusterSpec(spec);
+        let txn = txn
+            .put(codec::path(&object.key())?, codec::encode(&object)?)
+            .put(codec::token_path(&token.id.to_string())?, value);
+        let revision = self.inner.store.txn(txn).await?.committed()?;
+        self.inner.cache.seen(revision).await;
+        Ok(Invitation { cluster, name, token: token.reveal(), expires_at })
+    }
+
+    /// Every member. Needs viewer.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`].
+    pub fn clusters(&self, caller: &Caller) -> Result<Vec<ClusterView>, Error> {
+        caller.require(Role::Viewer)?;
+        Ok(self.inner.cache.read(|state| {
+            let mut views: Vec<_> = state.clusters.values().filter_map(view).collect();
+            views.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+            views
+        }))
+    }
+
+    /// One member, by name or id. Needs viewer.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn cluster(&self, caller: &Caller, name: &str) -> Result<ClusterView, Error> {
+        caller.require(Role::Viewer)?;
+        let id = self.cluster_id(name)?;
+        self.inner
+            .cache
+            .read(|state| state.clusters.get(&id).and_then(view))
+            .ok_or_else(|| Error::not_found("cluster", name))
+    }
+
+    /// The second opt-in: from now on it may author and be aimed at. Needs admin.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn accept_cluster(&self, caller: &Caller, name: &str) -> Result<ClusterView, Error> {
+        let result = self.change(caller, name, |spec| spec.accepted = true, None).await;
+        self.note(caller, "cluster.accept", name, &result);
+        result
+    }
+
+    /// Refuses its certificates from now on and closes its session, on every replica. Needs admin.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn revoke_cluster(&self, caller: &Caller, name: &str) -> Result<ClusterView, Error> {
+        let deny = self.cluster_id(name).ok();
+        let result = self.change(caller, name, |spec| spec.revoked = true, deny).await;
+        self.note(caller, "cluster.revoke", name, &result);
+        result
+    }
+
+    /// Forgets a member; its certificates stay refused. Needs admin.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn remove_cluster(&self, caller: &Caller, name: &str) -> Result<(), Error> {
+        let result = self.remove_inner(caller, name).await;
+        self.note(caller, "cluster.remove", name, &result);
+        result
+    }
+
+    async fn remove_inner(&self, caller: &Caller, name: &str) -> Result<(), Error> {
+        caller.require(Role::Admin)?;
+        let id = self.cluster_id(name)?;
+        let deny = Object::Revoked(id.to_string(), "all".to_owned());
+        let txn = Txn::new()
+            .delete(codec::path(&ObjectKey::ClusterSpec(id.clone()))?)
+            .delete(codec::path(&ObjectKey::ClusterStatus(id.clone()))?)
+            .delete(codec::cert_path(id.as_str())?)
+            .delete_prefix(format!("desired/{id}/"))
+            .delete_prefix(format!("observed/{id}/"))
+            .delete_prefix(format!("experiments/{id}/"))
+            .put(codec::path(&deny.key())?, codec::encode(&deny)?);
+        let revision = self.inner.store.txn(txn).await?.committed()?;
+        self.inner.cache.seen(revision).await;
+        Ok(())
+    }
+
+    async fn change(
+        &self,
+        caller: &Caller,
+        name: &str,
+        change: impl Fn(&mut ClusterSpec),
+        deny: Option<ClusterId>,
+    ) -> Result<ClusterView, Error> {
+        caller.require(Role::Admin)?;
+        let id = self.cluster_id(name)?;
+        let path = codec::path(&ObjectKey::ClusterSpec(id.clone()))?;
+        for _ in 0..5 {
+            let entry = self.inner.store.get(&path).await?.ok_or_else(|| Error::not_found("cluster", name))?;
+            let mut spec: ClusterSpec =
+                serde_json::from_slice(&entry.value).map_err(|error| Error::Internal(error.to_string()))?;
+            change(&mut spec);
+            let object = Object::ClusterSpec(spec);
+            let mut txn = Txn::new().unchanged(&path, entry.mod_revision).put(&path, codec::encode(&object)?);
+            if let Some(id) = &deny {
+                let deny = Object::Revoked(id.to_string(), "all".to_owned());
+                txn = txn.put(codec::path(&deny.key())?, codec::encode(&deny)?);
+            }
+            if let crate::store::Outcome::Committed { revision } = self.inner.store.txn(txn).await? {
+                self.inner.cache.seen(revision).await;
+                return self.cluster(caller, id.as_str());
+            }
+        }
+        Err(Error::Conflict(format!("cluster {name} keeps changing: try again")))
+    }
+
+    fn cluster_id(&self, name: &str) -> Result<ClusterId, Error> {
+        self.inner
+            .cache
+            .read(|state: &State| state.cluster_by_name_or_id(name))
+            .ok_or_else(|| Error::not_found("cluster", name))
+    }
+}
+
+/// A member as the API shows it.
+fn view(entry: &ClusterEntry) -> Option<ClusterView> {
+    let spec = entry.spec.as_ref()?.value.clone();
+    let status = entry.status.as_ref().map(|status| status.value.clone());
+    let state = if spec.revoked {
+        ClusterState::Revoked
+    } else if entry.session.is_some() && spec.accepted {
+        ClusterState::Connected
+    } else if !spec.accepted {
+        ClusterState::Pending
+    } else if status.as_ref().is_some_and(|status| status.connected_at.is_some()) {
+        ClusterState::Unknown
+    } else {
+        ClusterState::Accepted
+    };
+    Some(ClusterView { spec, state, status: status.unwrap_or_default() })
+}
+
+fn check(request: &InviteCluster) -> Result<Name, Error> {
+    let mut problems = Vec::new();
+    for (key, value) in &request.labels {
+        let fit = |text: &str| {
+            text.len() <= 63 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
+        };
+        if key.is_empty() || !fit(key) || !fit(value) {
+            problems.push(Problem::new(
+                format!("labels.{key}"),
+                "use at most 63 letters, digits, '-', '_', '.' and '/'",
+            ));
+        }
+    }
+    match request.name.parse::<Name>() {
+        Ok(name) if problems.is_empty() && name.as_str().len() <= 63 => Ok(name),
+        Ok(name) => {
+            if name.as_str().len() > 63 {
+                problems.push(Problem::new("name", "at most 63 characters"));
+            }
+            Err(Problems(problems).into())
+        }
+        Err(error) => {
+            problems.push(Problem::new("name", error.to_string()));
+            Err(Problems(problems).into())
+        }
+    }
+}
+
+fn token_ttl(text: Option<&str>) -> Result<Duration, Error> {
+    let Some(text) = text else { return Ok(TOKEN_TTL) };
+    let problem = |message: String| Error::Invalid(Problems(vec![Problem::new("ttl", message)]));
+    match Span::written(text).ms() {
+        Ok(0) => Err(problem("a token must live for some time".to_owned())),
+        Ok(ms) if ms > TOKEN_TTL_MAX_MS => Err(problem("at most 24h".to_owned())),
+        Ok(ms) => Ok(Duration::from_millis(ms)),
+        Err(error) => Err(problem(error.to_string())),
+    }
+}

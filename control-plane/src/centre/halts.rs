@@ -1,0 +1,146 @@
+//! Halts as people see them: set, list with each cluster's acknowledgement, resume.
+
+use std::collections::BTreeMap;
+
+use proto::halt::{Halt, HaltLevel, HaltScope};
+use proto::ids::HaltId;
+use proto::rest::{HaltView, SetHalt};
+
+use super::{Caller, Centre, Error, Role};
+use crate::driver::codec;
+use crate::engine::object::{Object, ObjectKey};
+use crate::engine::state::State;
+use crate::store::Txn;
+
+impl Centre {
+    /// Sets a halt. Taken also while the store is down: this replica's sessions are told from
+    /// memory first. Needs author.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for an id that is none, or a scope that covers no cluster known;
+    /// [`Error::Conflict`] when the id stands for another halt, or was resumed already.
+    pub async fn set_halt(&self, caller: &Caller, request: SetHalt) -> Result<HaltView, Error> {
+        let subject = request.id.clone().unwrap_or_default();
+        let result = self.set_halt_inner(caller, request).await;
+        let subject = result.as_ref().map_or(subject, |view| view.halt.id.to_string());
+        self.note(caller, "halt.set", &subject, &result);
+        result
+    }
+
+    async fn set_halt_inner(&self, caller: &Caller, request: SetHalt) -> Result<HaltView, Error> {
+        caller.require(Role::Author)?;
+        let id = match request.id {
+            Some(text) => text.parse::<HaltId>().map_err(|error| Error::BadRequest(error.to_string()))?,
+            None => self.inner.clock.new_halt(),
+        };
+        let scope = self.inner.cache.read(|state| named_scope(state, request.scope))?;
+        let halt = Halt {
+            id: id.clone(),
+            scope,
+            reason: request.reason.chars().take(1024).collect(),
+            by: format!("operator:{}", caller.name),
+            at: self.inner.clock.now(),
+            origin: None,
+        };
+        let known = self.inner.cache.read(|state| {
+            let resumed = state.resumed.contains(&id);
+            (resumed, state.halts.get(&id).map(|halt| halt.value.clone()))
+        });
+        match known {
+            (true, _) => return Err(Error::Conflict(format!("halt {id} was resumed: set one with another id"))),
+            (_, Some(known)) if known.scope != halt.scope => {
+                return Err(Error::Conflict(format!("halt {id} is in force with another scope")));
+            }
+            (_, Some(_)) => {}
+            (_, None) => {
+                self.inner.latch.halt(&self.inner.cache, halt.clone());
+                self.inner.latch.try_persist(self.inner.store.as_ref(), &self.inner.cache).await;
+            }
+        }
+        Ok(self.inner.cache.read(|state| view(state, &halt)))
+    }
+
+    /// Every halt in force, with each covered cluster's acknowledgement. Needs viewer.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`].
+    pub fn halts(&self, caller: &Caller) -> Result<Vec<HaltView>, Error> {
+        caller.require(Role::Viewer)?;
+        Ok(self.inner.cache.read(|state| {
+            let mut halts: BTreeMap<HaltId, Halt> =
+                state.halts.iter().map(|(id, halt)| (id.clone(), halt.value.clone())).collect();
+            for halt in self.inner.latch.halts() {
+                halts.entry(halt.id.clone()).or_insert(halt);
+            }
+            halts.values().map(|halt| view(state, halt)).collect()
+        }))
+    }
+
+    /// Lifts the halt of this id, for ever. Needs operator.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::BadRequest`] for one that a member cluster holds by itself;
+    /// [`Error::Store`].
+    pub async fn resume_halt(&self, caller: &Caller, id: &str) -> Result<(), Error> {
+        let result = self.resume_inner(caller, id).await;
+        self.note(caller, "halt.resume", id, &result);
+        result
+    }
+
+    async fn resume_inner(&self, caller: &Caller, id: &str) -> Result<(), Error> {
+        caller.require(Role::Operator)?;
+        let id: HaltId = id.parse().map_err(|_| Error::not_found("halt", id))?;
+        let halt = self
+            .inner
+            .cache
+            .read(|state| state.halts.get(&id).map(|halt| halt.value.clone()))
+            .or_else(|| self.inner.latch.halts().into_iter().find(|halt| halt.id == id))
+            .ok_or_else(|| Error::not_found("halt", &id))?;
+        if let Some(origin) = &halt.origin {
+            let name = self.inner.cache.read(|state| state.cluster_name(origin));
+            return Err(Error::BadRequest(format!(
+                "halt {id} was set in cluster {name} and is lifted there: delete its Halt object, or the halt file on the node"
+            )));
+        }
+        self.inner.latch.forget_halt(&id);
+        let mut txn = Txn::new().delete(codec::path(&ObjectKey::Halt(id.clone()))?);
+        for object in [Object::Resumed(id), Object::HaltsRevision] {
+            txn = txn.put(codec::path(&object.key())?, codec::encode(&object)?);
+        }
+        let revision = self.inner.store.txn(txn).await?.committed()?;
+        self.inner.cache.seen(revision).await;
+        Ok(())
+    }
+}
+
+/// People name clusters, halts hold ids: either is taken in a scope.
+fn named_scope(state: &State, scope: HaltScope) -> Result<HaltScope, Error> {
+    let known = |text: &str| {
+        state.cluster_by_name_or_id(text).ok_or_else(|| Error::not_found("cluster", text))
+    };
+    Ok(match scope {
+        HaltScope::Cluster { cluster } => HaltScope::Cluster { cluster: known(cluster.as_str())? },
+        HaltScope::Namespace { cluster, namespace } => {
+            HaltScope::Namespace { cluster: known(cluster.as_str())?, namespace }
+        }
+        HaltScope::Clusters { selector } if selector.is_empty() => {
+            return Err(Error::BadRequest("an empty cluster selector halts nothing: use the scope Fleet".to_owned()));
+        }
+        other @ (HaltScope::Fleet | HaltScope::Clusters { .. }) => other,
+    })
+}
+
+fn view(state: &State, halt: &Halt) -> HaltView {
+    let mut clusters = BTreeMap::new();
+    for (id, cluster) in &state.clusters {
+        let Some(spec) = cluster.spec.as_ref().map(|spec| &spec.value).filter(|spec| spec.accepted) else {
+            continue;
+        };
+        let here = halt.origin.as_ref().is_none_or(|origin| origin == id);
+        if here && halt.covers(id, &spec.name, &spec.labels, None) {
+            let level = cluster.status.as_ref().and_then(|status| status.value.halts.get(halt.id.as_str()));
+            clusters.insert(spec.name.clone(), level.copied().unwrap_or(HaltLevel::Pending));
+        }
+    }
+    HaltView { halt: halt.clone(), clusters }
+}

@@ -1,0 +1,226 @@
+//! Runs as people see them: create, plan only, list, look at, stop, delete.
+
+use std::collections::BTreeMap;
+
+use proto::assignment::{Origin, StopReason};
+use proto::grant::Principal;
+use proto::ids::{Name, RunId};
+use proto::problem::{Problem, Problems};
+use proto::rest::{CreateRun, Page, RunCluster, RunView};
+use proto::run::{ExperimentScope, RunRecord, StopRequest};
+
+use super::{Caller, Centre, Error, Role};
+use crate::authored::{self, Created, NewRun};
+use crate::engine::object::{CENTRAL, RunEntry};
+use crate::engine::state::State;
+use crate::engine::prune;
+
+impl Centre {
+    /// Records a run of an Experiment of the centre's library; planning begins at once. Needs
+    /// author. The plan, refusals and outcome appear in the run's view.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every mistake of the run and of its overrides, [`Error::NotFound`]
+    /// for the Experiment, [`Error::Conflict`] when the name was used before.
+    pub async fn create_run(&self, caller: &Caller, request: CreateRun) -> Result<RunView, Error> {
+        let subject = request.name.clone();
+        let result = self.create_run_inner(caller, request).await;
+        self.note(caller, "run.create", &subject, &result);
+        result
+    }
+
+    async fn create_run_inner(&self, caller: &Caller, request: CreateRun) -> Result<RunView, Error> {
+        caller.require(Role::Author)?;
+        let name: Name = request
+            .name
+            .parse()
+            .map_err(|error| Problems(vec![Problem::new("name", format!("{error}"))]))?;
+        let spec_json = serde_json::to_value(&request.spec).map_err(|error| Error::Internal(error.to_string()))?;
+        let spec = proto::validate::run(&spec_json)?;
+        if spec.experiment_ref.scope == Some(ExperimentScope::Namespace) {
+            let problem = Problem::new("spec.experimentRef.scope", "a run made at the centre uses its library: leave scope out, or write Central");
+            return Err(Problems(vec![problem]).into());
+        }
+        let stored = match request.experiment {
+            Some(given) => {
+                proto::validate::experiment(&given)?;
+                given
+            }
+            None => self.library_spec(&spec.experiment_ref.name)?,
+        };
+        let (effective, _) = proto::validate::with_overrides(&stored, &spec.set)?;
+        let id = self.inner.clock.new_run();
+        let record = RunRecord {
+            id: id.clone(),
+            namespace: CENTRAL.to_owned(),
+            name: name.to_string(),
+            uid: id.to_string(),
+            principal: Principal::Operator { name: caller.name.clone() },
+            author: None,
+            origin: Origin { cluster: None, labels: BTreeMap::new(), namespace: None },
+            spec,
+            spec_hash: String::new(),
+            plan_only: request.plan_only,
+            created_at: self.inner.clock.now(),
+            stop: None,
+        };
+        let new = NewRun { record, origin: CENTRAL.to_owned(), effective: Some(effective) };
+        match authored::record_run(self.inner.store.as_ref(), new).await? {
+            Created::New(id) => self.run_when_seen(&id).await,
+            Created::Known(_) | Created::AlreadyRan { .. } => {
+                Err(Error::Conflict(format!("the name {name} was used for a run before: choose another")))
+            }
+        }
+    }
+
+    fn library_spec(&self, name: &str) -> Result<serde_json::Value, Error> {
+        let key = (CENTRAL.to_owned(), CENTRAL.to_owned(), name.to_owned());
+        self.inner
+            .cache
+            .read(|state| state.experiments.get(&key).map(|stored| stored.value.spec.clone()))
+            .ok_or_else(|| Error::not_found("experiment", name))
+    }
+
+    /// The run as soon as this replica's cache has it, so that a caller reads its own write.
+    async fn run_when_seen(&self, id: &RunId) -> Result<RunView, Error> {
+        let mut changes = self.inner.cache.run_changes();
+        let wait = async {
+            loop {
+                if let Some(view) = self.inner.cache.read(|state| view(state, id, true)) {
+                    return view;
+                }
+                // Lagging behind only means that there is something new to look at.
+                let _ = changes.recv().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(5), wait)
+            .await
+            .map_err(|_| Error::Internal(format!("run {id} is recorded, but this replica has not seen it yet")))
+    }
+
+    /// One run with its clusters. Needs viewer.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn run(&self, caller: &Caller, id: &str) -> Result<RunView, Error> {
+        caller.require(Role::Viewer)?;
+        let id = self.resolve(id)?;
+        self.inner.cache.read(|state| view(state, &id, true)).ok_or_else(|| Error::not_found("run", id))
+    }
+
+    /// A run by its id, or by its name where exactly one run at the centre has it (the latest
+    /// otherwise).
+    pub(crate) fn resolve(&self, id: &str) -> Result<RunId, Error> {
+        self.inner
+            .cache
+            .read(|state| {
+                if let Some((id, _)) = id.parse().ok().and_then(|id: RunId| state.runs.get_key_value(&id)) {
+                    return Some(id.clone());
+                }
+                let named = |entry: &RunEntry| {
+                    entry.record.as_ref().is_some_and(|record| record.value.name == id)
+                };
+                // Ids are made in the order of time.
+                state.runs.iter().rev().find(|(_, entry)| named(entry)).map(|(id, _)| id.clone())
+            })
+            .ok_or_else(|| Error::not_found("run", id))
+    }
+
+    /// Runs, the latest first; `after` is the id of the last one seen, `limit` is cut to 500.
+    /// Needs viewer.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`].
+    pub fn runs(&self, caller: &Caller, after: Option<&str>, limit: usize) -> Result<Page<RunView>, Error> {
+        caller.require(Role::Viewer)?;
+        let limit = limit.clamp(1, 500);
+        Ok(self.inner.cache.read(|state| {
+            let mut items: Vec<RunView> = state
+                .runs
+                .keys()
+                .rev()
+                .filter(|id| after.is_none_or(|after| id.as_str() < after))
+                .filter_map(|id| view(state, id, false))
+                .take(limit + 1)
+                .collect();
+            let more = items.len() > limit;
+            items.truncate(limit);
+            let next = items.last().filter(|_| more).map(|run| run.record.id.to_string());
+            Page { items, next }
+        }))
+    }
+
+    /// Stops a run, for ever. Taken also while the store is down: this replica's sessions are
+    /// told from memory first. Needs author.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn stop_run(&self, caller: &Caller, id: &str) -> Result<RunView, Error> {
+        let result = self.stop_inner(caller, id, StopReason::Requested).await;
+        self.note(caller, "run.stop", id, &result);
+        result
+    }
+
+    async fn stop_inner(&self, caller: &Caller, id: &str, reason: StopReason) -> Result<RunView, Error> {
+        caller.require(Role::Author)?;
+        let id = self.resolve(id)?;
+        let stop =
+            StopRequest { reason, by: format!("operator:{}", caller.name), at: self.inner.clock.now() };
+        self.inner.latch.stop(&self.inner.cache, &id, stop);
+        self.inner.latch.try_persist(self.inner.store.as_ref(), &self.inner.cache).await;
+        self.inner.cache.read(|state| view(state, &id, true)).ok_or_else(|| Error::not_found("run", id))
+    }
+
+    /// Deletes a run: one that is not finished is stopped, a finished one is removed from the
+    /// store (its name stays used). Needs author.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Store`].
+    pub async fn delete_run(&self, caller: &Caller, id: &str) -> Result<(), Error> {
+        let result = self.delete_inner(caller, id).await;
+        self.note(caller, "run.delete", id, &result);
+        result
+    }
+
+    async fn delete_inner(&self, caller: &Caller, id: &str) -> Result<(), Error> {
+        caller.require(Role::Author)?;
+        let run = self.resolve(id)?;
+        let commit = self.inner.cache.read(|state| {
+            let entry = state.runs.get(&run)?;
+            prune::removable(entry).then(|| prune::remove(&run, entry))
+        });
+        match commit {
+            Some(commit) => {
+                let txn = crate::driver::codec::txn(&commit)?;
+                self.inner.store.txn(txn).await?.committed()?;
+                Ok(())
+            }
+            None => self.stop_inner(caller, id, StopReason::Deleted).await.map(|_| ()),
+        }
+    }
+}
+
+/// A run as the API shows it; with its clusters where asked for.
+pub(crate) fn view(state: &State, id: &RunId, with_clusters: bool) -> Option<RunView> {
+    let entry = state.runs.get(id)?;
+    let record = entry.record.as_ref()?.value.clone();
+    let summary = entry.summary.as_ref()?.value.clone();
+    let clusters = if with_clusters { clusters(state, entry) } else { Vec::new() };
+    Some(RunView { record, summary, clusters })
+}
+
+fn clusters(state: &State, entry: &RunEntry) -> Vec<RunCluster> {
+    entry
+        .desired
+        .iter()
+        .map(|(cluster, desired)| RunCluster {
+            cluster: cluster.clone(),
+            name: state.cluster_name(cluster),
+            intent: desired.value.intent,
+            generation: desired.value.generation,
+            connected: state.is_connected(cluster),
+            plan: entry.plans.get(cluster).map(|plan| plan.value.clone()),
+            observed: entry.observed.get(cluster).map(|observed| observed.value.observed.clone()),
+        })
+        .collect()
+}

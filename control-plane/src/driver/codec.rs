@@ -1,0 +1,198 @@
+//! Between the engine's objects and the store's keys and bytes. JSON, readable with etcdctl.
+
+use bytes::Bytes;
+use proto::ids::{ClusterId, RunId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::engine::Commit;
+use crate::engine::object::{Object, ObjectKey, SpecBody};
+use crate::store::keys::{Key, KeyError};
+use crate::store::{Compare, Op, Txn};
+
+/// The key whose revision stands for all halts.
+const HALTS_REVISION: &str = "halts-revision";
+const RESUMED: &str = "halts-resumed/";
+const OPERATORS: &str = "operators/";
+/// The uid under which the first run of a name is kept; no uid from outside looks like this.
+const FIRST: &str = "_first";
+
+/// Why an object has no place in the store, or bytes of the store make none.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A name cannot be part of a key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A value has no JSON form, or is none of ours.
+    #[error("value of {key}: {source}")]
+    Value {
+        /// Whose.
+        key: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+/// What everything under a prefix is followed for. `halts` has no slash: one watch sees halts,
+/// what was resumed and their common revision in one order.
+pub const FOLLOWED: &[&str] =
+    &["clusters/", "experiments/", "specs/", "runs/", "desired/", "observed/", "grants/", "halts", "session/", "revoked/"];
+
+/// The key of an object.
+///
+/// # Errors
+/// [`Error::Key`].
+pub fn path(key: &ObjectKey) -> Result<String, Error> {
+    let path = match key {
+        ObjectKey::ClusterSpec(id) => Key::ClusterSpec { cluster: id.as_str() }.path()?,
+        ObjectKey::ClusterStatus(id) => Key::ClusterStatus { cluster: id.as_str() }.path()?,
+        ObjectKey::Session(id) => Key::Session { cluster: id.as_str() }.path()?,
+        ObjectKey::Experiment((origin, namespace, name)) => Key::Experiment { origin, namespace, name }.path()?,
+        ObjectKey::Spec(hash) => Key::Spec { sha256: hash }.path()?,
+        ObjectKey::Run(id) => Key::RunSpec { run: id.as_str() }.path()?,
+        ObjectKey::Summary(id) => Key::RunSummary { run: id.as_str() }.path()?,
+        ObjectKey::Plan(id, cluster) => Key::RunPlan { run: id.as_str(), cluster: cluster.as_str() }.path()?,
+        ObjectKey::Desired(cluster, id) => Key::Desired { cluster: cluster.as_str(), run: id.as_str() }.path()?,
+        ObjectKey::Observed(cluster, id) => Key::Observed { cluster: cluster.as_str(), run: id.as_str() }.path()?,
+        ObjectKey::Grant(name) => Key::Grant { name }.path()?,
+        ObjectKey::Halt(id) => Key::Halt { id: id.as_str() }.path()?,
+        ObjectKey::Resumed(id) => format!("{RESUMED}{id}"),
+        ObjectKey::HaltsRevision => HALTS_REVISION.to_owned(),
+        ObjectKey::Revoked(cluster, serial) => Key::Revoked { cluster, serial }.path()?,
+    };
+    Ok(path)
+}
+
+/// `tokens/<id>`
+///
+/// # Errors
+/// [`Error::Key`].
+pub fn token_path(id: &str) -> Result<String, Error> {
+    Ok(Key::Token { id }.path()?)
+}
+
+/// `certs/<cluster>`
+///
+/// # Errors
+/// [`Error::Key`].
+pub fn cert_path(cluster: &str) -> Result<String, Error> {
+    Ok(Key::Cert { cluster }.path()?)
+}
+
+/// `operators/<hash>`
+pub fn operator_path(hash: &str) -> String {
+    format!("{OPERATORS}{hash}")
+}
+
+/// `tombstones/<origin>/<namespace>/<name>/<uid>`; without uid that of the name's first run.
+///
+/// # Errors
+/// [`Error::Key`].
+pub fn tombstone_path(origin: &str, namespace: &str, name: &str, uid: Option<&str>) -> Result<String, Error> {
+    Ok(Key::Tombstone { origin, namespace, name, uid: uid.unwrap_or(FIRST) }.path()?)
+}
+
+/// A key of a followed prefix; `None` for one that is not kept in memory.
+pub fn parse(path: &str) -> Option<ObjectKey> {
+    if path == HALTS_REVISION {
+        return Some(ObjectKey::HaltsRevision);
+    }
+    if let Some(id) = path.strip_prefix(RESUMED) {
+        return Some(ObjectKey::Resumed(id.parse().ok()?));
+    }
+    let cluster = |text: &str| text.parse::<ClusterId>().ok();
+    let run = |text: &str| text.parse::<RunId>().ok();
+    Some(match Key::parse(path).ok()? {
+        Key::ClusterSpec { cluster: c } => ObjectKey::ClusterSpec(cluster(c)?),
+        Key::ClusterStatus { cluster: c } => ObjectKey::ClusterStatus(cluster(c)?),
+        Key::Session { cluster: c } => ObjectKey::Session(cluster(c)?),
+        Key::Experiment { origin, namespace, name } => {
+            ObjectKey::Experiment((origin.to_owned(), namespace.to_owned(), name.to_owned()))
+        }
+        Key::Spec { sha256 } => ObjectKey::Spec(sha256.to_owned()),
+        Key::RunSpec { run: r } => ObjectKey::Run(run(r)?),
+        Key::RunSummary { run: r } => ObjectKey::Summary(run(r)?),
+        Key::RunPlan { run: r, cluster: c } => ObjectKey::Plan(run(r)?, cluster(c)?),
+        Key::Desired { cluster: c, run: r } => ObjectKey::Desired(cluster(c)?, run(r)?),
+        Key::Observed { cluster: c, run: r } => ObjectKey::Observed(cluster(c)?, run(r)?),
+        Key::Grant { name } => ObjectKey::Grant(name.to_owned()),
+        Key::Halt { id } => ObjectKey::Halt(id.parse().ok()?),
+        Key::Revoked { cluster, serial } => ObjectKey::Revoked(cluster.to_owned(), serial.to_owned()),
+        _ => return None,
+    })
+}
+
+fn json<T: Serialize>(key: &ObjectKey, value: &T) -> Result<Bytes, Error> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|source| Error::Value { key: format!("{key:?}"), source })
+}
+
+/// The bytes of an object.
+///
+/// # Errors
+/// [`Error::Value`].
+pub fn encode(object: &Object) -> Result<Bytes, Error> {
+    let key = &object.key();
+    match object {
+        Object::ClusterSpec(value) => json(key, value),
+        Object::ClusterStatus(_, value) => json(key, value),
+        Object::Session(_, value) => json(key, value),
+        Object::Experiment(_, value) => json(key, value),
+        Object::Spec(body) => Ok(Bytes::from(body.json.clone())),
+        Object::Run(value) => json(key, value),
+        Object::Summary(value) => json(key, value),
+        Object::Plan(_, _, value) => json(key, value),
+        Object::Desired(_, value) => json(key, value),
+        Object::Observed(_, value) => json(key, value),
+        Object::Grant(_, value) => json(key, value),
+        Object::Halt(value) => json(key, value),
+        Object::Resumed(_) | Object::HaltsRevision | Object::Revoked(..) => Ok(Bytes::from_static(b"{}")),
+    }
+}
+
+/// The object of a key's bytes.
+///
+/// # Errors
+/// [`Error::Value`]: bytes that no version of ours wrote.
+pub fn decode(key: ObjectKey, bytes: &[u8]) -> Result<Object, Error> {
+    fn read<T: DeserializeOwned>(key: &ObjectKey, bytes: &[u8]) -> Result<T, Error> {
+        serde_json::from_slice(bytes).map_err(|source| Error::Value { key: format!("{key:?}"), source })
+    }
+    let object = match &key {
+        ObjectKey::ClusterSpec(_) => Object::ClusterSpec(read(&key, bytes)?),
+        ObjectKey::ClusterStatus(id) => Object::ClusterStatus(id.clone(), read(&key, bytes)?),
+        ObjectKey::Session(id) => Object::Session(id.clone(), read(&key, bytes)?),
+        ObjectKey::Experiment(name) => Object::Experiment(name.clone(), read(&key, bytes)?),
+        ObjectKey::Spec(hash) => {
+            Object::Spec(SpecBody { hash: hash.clone(), json: String::from_utf8_lossy(bytes).into_owned() })
+        }
+        ObjectKey::Run(_) => Object::Run(read(&key, bytes)?),
+        ObjectKey::Summary(_) => Object::Summary(read(&key, bytes)?),
+        ObjectKey::Plan(run, cluster) => Object::Plan(run.clone(), cluster.clone(), read(&key, bytes)?),
+        ObjectKey::Desired(cluster, _) => Object::Desired(cluster.clone(), read(&key, bytes)?),
+        ObjectKey::Observed(cluster, _) => Object::Observed(cluster.clone(), read(&key, bytes)?),
+        ObjectKey::Grant(name) => Object::Grant(name.clone(), read(&key, bytes)?),
+        ObjectKey::Halt(_) => Object::Halt(read(&key, bytes)?),
+        ObjectKey::Resumed(id) => Object::Resumed(id.clone()),
+        ObjectKey::HaltsRevision => Object::HaltsRevision,
+        ObjectKey::Revoked(cluster, serial) => Object::Revoked(cluster.clone(), serial.clone()),
+    };
+    Ok(object)
+}
+
+/// A decision as a transaction.
+///
+/// # Errors
+/// As [`path`] and [`encode`].
+pub fn txn(commit: &Commit) -> Result<Txn, Error> {
+    let mut txn = Txn::new();
+    for (key, revision) in &commit.compare {
+        txn.compare.push(Compare::ModRevision(path(key)?, *revision));
+    }
+    for object in &commit.put {
+        txn.ops.push(Op::Put(path(&object.key())?, encode(object)?, None));
+    }
+    for key in &commit.delete {
+        txn.ops.push(Op::Delete(path(key)?));
+    }
+    Ok(txn)
+}

@@ -1,0 +1,191 @@
+//! What the engine reads and writes, typed: every object of the store that decides something.
+//! `driver::codec` is the only place that turns these into keys and bytes.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use proto::assignment::{Desired, Observed};
+use proto::cluster::{ClusterSpec, ClusterStatus};
+use proto::grant::GrantSpec;
+use proto::halt::Halt;
+use proto::ids::{ClusterId, HaltId, RunId};
+use proto::plan::ClusterPlan;
+use proto::run::RunRecord;
+use proto::status::RunSummary;
+use serde::{Deserialize, Serialize};
+
+/// The origin and the namespace of everything that is authored at the centre.
+pub const CENTRAL: &str = "central";
+
+/// A revision of the store; 0 stands for "does not exist".
+pub type Revision = u64;
+
+/// A value with the revision that wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versioned<T> {
+    /// The value.
+    pub value: T,
+    /// The revision that wrote it.
+    pub revision: Revision,
+}
+
+/// Names an Experiment: origin (`central` or a cluster id), namespace, name.
+pub type ExperimentKey = (String, String, String);
+
+/// The value of `experiments/<origin>/<ns>/<name>`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredExperiment {
+    /// As written.
+    pub spec: serde_json::Value,
+    /// SHA-256 of the spec's JSON.
+    pub hash: String,
+    /// metadata.generation, or a counter at the centre.
+    pub generation: i64,
+    /// Uid of the object, or empty at the centre.
+    #[serde(default)]
+    pub uid: String,
+    /// Information only.
+    #[serde(default)]
+    pub author: String,
+    /// When this spec was first stored.
+    pub stored_at: Timestamp,
+}
+
+/// The value of `session/<cluster>`: it lives on its replica's lease, so it is there exactly
+/// while the cluster is connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionRecord {
+    /// The replica that serves it.
+    pub replica: String,
+    /// The session's id.
+    pub session: String,
+    /// The agent's epoch: a lower one never replaces a higher one.
+    pub agent_epoch: u64,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+}
+
+/// The value of `observed/<cluster>/<run>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObservedRecord {
+    /// Agent epoch; (epoch, seq) only grows.
+    pub agent_epoch: u64,
+    /// Sequence within the epoch.
+    pub seq: u64,
+    /// What the agent says.
+    #[serde(flatten)]
+    pub observed: Observed,
+}
+
+/// The value of `specs/<sha256>` as the centre reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecBody {
+    /// SHA-256 of `json`.
+    pub hash: String,
+    /// The effective spec, verbatim.
+    pub json: String,
+}
+
+/// Names an object of the store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names are those of the key space")]
+pub enum ObjectKey {
+    ClusterSpec(ClusterId),
+    ClusterStatus(ClusterId),
+    Session(ClusterId),
+    Experiment(ExperimentKey),
+    Spec(String),
+    Run(RunId),
+    Summary(RunId),
+    Plan(RunId, ClusterId),
+    Desired(ClusterId, RunId),
+    Observed(ClusterId, RunId),
+    Grant(String),
+    Halt(HaltId),
+    Resumed(HaltId),
+    /// Written with every change of a halt: one revision stands for all of them.
+    HaltsRevision,
+    /// A denied certificate, or `all` of a cluster.
+    Revoked(String, String),
+}
+
+/// An object of the store.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the names are those of the key space")]
+pub enum Object {
+    ClusterSpec(ClusterSpec),
+    ClusterStatus(ClusterId, Box<ClusterStatus>),
+    Session(ClusterId, SessionRecord),
+    Experiment(ExperimentKey, StoredExperiment),
+    Spec(SpecBody),
+    Run(Box<RunRecord>),
+    Summary(Box<RunSummary>),
+    Plan(RunId, ClusterId, Box<ClusterPlan>),
+    Desired(ClusterId, Box<Desired>),
+    Observed(ClusterId, Box<ObservedRecord>),
+    Grant(String, GrantSpec),
+    Halt(Halt),
+    Resumed(HaltId),
+    HaltsRevision,
+    Revoked(String, String),
+}
+
+impl Object {
+    /// Where it is kept.
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            Self::ClusterSpec(spec) => ObjectKey::ClusterSpec(spec.id.clone()),
+            Self::ClusterStatus(cluster, _) => ObjectKey::ClusterStatus(cluster.clone()),
+            Self::Session(cluster, _) => ObjectKey::Session(cluster.clone()),
+            Self::Experiment(key, _) => ObjectKey::Experiment(key.clone()),
+            Self::Spec(body) => ObjectKey::Spec(body.hash.clone()),
+            Self::Run(record) => ObjectKey::Run(record.id.clone()),
+            Self::Summary(summary) => ObjectKey::Summary(summary.id.clone()),
+            Self::Plan(run, cluster, _) => ObjectKey::Plan(run.clone(), cluster.clone()),
+            Self::Desired(cluster, desired) => ObjectKey::Desired(cluster.clone(), desired.run.clone()),
+            Self::Observed(cluster, record) => {
+                ObjectKey::Observed(cluster.clone(), record.observed.run.clone())
+            }
+            Self::Grant(name, _) => ObjectKey::Grant(name.clone()),
+            Self::Halt(halt) => ObjectKey::Halt(halt.id.clone()),
+            Self::Resumed(id) => ObjectKey::Resumed(id.clone()),
+            Self::HaltsRevision => ObjectKey::HaltsRevision,
+            Self::Revoked(cluster, serial) => ObjectKey::Revoked(cluster.clone(), serial.clone()),
+        }
+    }
+}
+
+/// Everything known of a run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RunEntry {
+    /// `runs/<id>/spec`
+    pub record: Option<Versioned<RunRecord>>,
+    /// `runs/<id>/summary`; every decision writes it, so its revision orders all decisions.
+    pub summary: Option<Versioned<RunSummary>>,
+    /// `runs/<id>/plan/<cluster>`
+    pub plans: BTreeMap<ClusterId, Versioned<ClusterPlan>>,
+    /// `desired/<cluster>/<id>`
+    pub desired: BTreeMap<ClusterId, Versioned<Desired>>,
+    /// `observed/<cluster>/<id>`
+    pub observed: BTreeMap<ClusterId, Versioned<ObservedRecord>>,
+    /// A decision of ours is on its way to the store.
+    pub in_flight: bool,
+    /// The revision of our last decision: nothing is decided before it was read back.
+    pub decided_at: Revision,
+    /// When something is due without any event.
+    pub wake_at: Option<Timestamp>,
+}
+
+impl RunEntry {
+    /// Whether nothing of it is left.
+    pub fn is_empty(&self) -> bool {
+        self.record.is_none()
+            && self.summary.is_none()
+            && self.plans.is_empty()
+            && self.desired.is_empty()
+            && self.observed.is_empty()
+    }
+}

@@ -1,0 +1,146 @@
+//! The CA in the store and in memory: what signs agents, and what serves.
+
+use std::time::Duration;
+
+use certs::ca::SealedAuthority;
+use certs::{Authority, Credential, Csr, Leaf, Pin, Role, TrustDomain};
+use jiff::Timestamp;
+use proto::ids::ClusterId;
+use serde::{Deserialize, Serialize};
+
+use crate::centre::Error;
+use crate::driver::codec;
+use crate::store::keys::Key;
+use crate::store::{Store, Txn};
+
+/// How long an agent's certificate is valid.
+const AGENT_TTL: Duration = Duration::from_hours(24);
+/// How long a server's certificate is valid; it is made anew at half of it.
+const SERVER_TTL: Duration = Duration::from_hours(24 * 30);
+/// The one CA of the first slice.
+const CA_EPOCH: u64 = 1;
+
+/// The value of `certs/<cluster>`: what was signed last for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CertRecord {
+    /// Hash of the public key.
+    pub key_hash: String,
+    /// Serial of the certificate.
+    pub serial: String,
+    /// Its last instant.
+    pub not_after: Timestamp,
+}
+
+/// Signs for the centre.
+#[derive(Debug)]
+pub struct Signer {
+    authority: Authority,
+    replica: String,
+}
+
+fn internal(error: impl std::error::Error) -> Error {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    Error::Internal(text)
+}
+
+impl Signer {
+    /// Signs with this CA.
+    pub fn new(authority: Authority, replica: &str) -> Self {
+        Self { authority, replica: replica.to_owned() }
+    }
+
+    /// Loads the CA from the store, or makes it if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; [`Error::Internal`] when the key-encryption key is another one, or the
+    /// trust domain differs from the one the CA was made for.
+    pub async fn load(
+        store: &dyn Store,
+        kek: &[u8],
+        trust_domain: &TrustDomain,
+        replica: &str,
+        now: Timestamp,
+    ) -> Result<Self, Error> {
+        let path = Key::Ca { epoch: CA_EPOCH }.path().map_err(internal)?;
+        if store.get(&path).await?.is_none() {
+            let authority = Authority::create(trust_domain.clone(), now).map_err(internal)?;
+            let sealed = authority.seal(kek).map_err(internal)?;
+            let value = serde_json::to_vec(&sealed).map_err(internal)?;
+            // A conflict means that another replica was faster: its CA is the one.
+            let _ = store.txn(Txn::new().absent(&path).put(&path, value)).await?;
+        }
+        let entry = store.get(&path).await?.ok_or_else(|| Error::Internal("the CA vanished".to_owned()))?;
+        let sealed: SealedAuthority = serde_json::from_slice(&entry.value).map_err(internal)?;
+        if sealed.trust_domain() != trust_domain {
+            return Err(Error::Internal(format!(
+                "the CA in the store is of trust domain {}, configured is {}",
+                sealed.trust_domain().as_str(),
+                trust_domain.as_str()
+            )));
+        }
+        Ok(Self::new(Authority::open(kek, &sealed).map_err(internal)?, replica))
+    }
+
+    /// What joining agents expect.
+    pub fn pin(&self) -> Pin {
+        self.authority.pin()
+    }
+
+    /// The roots.
+    pub fn bundle_pem(&self) -> &str {
+        self.authority.bundle_pem()
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        self.authority.trust_domain()
+    }
+
+    /// A certificate for this replica's listeners under these names.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a name that is none.
+    pub fn issue_server(&self, names: &[&str], now: Timestamp) -> Result<Credential, Error> {
+        let role = Role::control_plane(&*self.replica);
+        self.authority.issue_server(names, Some(&role), now, SERVER_TTL).map_err(internal)
+    }
+
+    /// A certificate for a cluster's agent.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the CA cannot sign.
+    pub fn sign_agent(&self, cluster: &ClusterId, csr: &Csr, now: Timestamp) -> Result<Leaf, Error> {
+        self.authority.sign_client(csr, &Role::agent(cluster.as_str()), now, AGENT_TTL).map_err(internal)
+    }
+
+    /// Keeps what was signed, for revocations.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn record(
+        &self,
+        store: &dyn Store,
+        cluster: &ClusterId,
+        csr_pem: &str,
+        leaf: &Leaf,
+    ) -> Result<(), Error> {
+        let csr = Csr::from_pem(csr_pem).map_err(internal)?;
+        let value = serde_json::to_vec(&cert_record(&csr, leaf)).map_err(internal)?;
+        let _ = store.txn(Txn::new().put(codec::cert_path(cluster.as_str())?, value)).await?;
+        Ok(())
+    }
+}
+
+pub(super) fn cert_record(csr: &Csr, leaf: &Leaf) -> CertRecord {
+    CertRecord {
+        key_hash: csr.key_hash(),
+        serial: leaf.serial.to_string(),
+        not_after: leaf.lifetime.not_after,
+    }
+}

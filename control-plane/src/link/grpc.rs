@@ -1,0 +1,98 @@
+//! The gRPC shell of the link: identity from the connection's certificate, messages converted on
+//! the first and last line, nothing decided.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use certs::{ConnInfo, Role};
+use futures::{Stream, StreamExt};
+use proto::api::link as pb;
+use proto::api::link::link_server::Link;
+use proto::ids::ClusterId;
+use proto::wire::{Down, Up};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Hub, serve};
+
+/// Messages between the socket and a session, each way.
+const PUMP: usize = 16;
+
+/// Serves `Link`.
+#[derive(Debug, Clone)]
+pub struct LinkService {
+    hub: Arc<Hub>,
+    sessions: Arc<Mutex<JoinSet<()>>>,
+    drain: CancellationToken,
+}
+
+impl LinkService {
+    /// A service whose sessions end when `drain` fires.
+    pub fn new(hub: Arc<Hub>, drain: CancellationToken) -> Self {
+        Self { hub, sessions: Arc::default(), drain }
+    }
+
+    /// Tells every agent to go elsewhere, and waits until they did.
+    pub async fn drained(&self) {
+        for (_, lane) in self.hub.cache.all_lanes() {
+            lane.close("Draining");
+        }
+        let mut sessions = self.sessions.lock().await;
+        while sessions.join_next().await.is_some() {}
+    }
+}
+
+/// The cluster that this connection's certificate speaks for.
+fn cluster_of<T>(request: &Request<T>) -> Result<ClusterId, Status> {
+    let info = request.extensions().get::<ConnInfo>();
+    let peer = info.and_then(|info| info.peer.as_ref());
+    let peer = peer.ok_or_else(|| Status::unauthenticated("a client certificate of this control plane is required"))?;
+    match peer.role() {
+        Role::Agent { cluster } => {
+            cluster.parse().map_err(|error| Status::permission_denied(format!("certificate of an unusable cluster: {error}")))
+        }
+        _ => Err(Status::permission_denied("only a cluster's agent may open a link")),
+    }
+}
+
+#[tonic::async_trait]
+impl Link for LinkService {
+    type LinkStream = Pin<Box<dyn Stream<Item = Result<pb::Down, Status>> + Send>>;
+
+    async fn link(&self, request: Request<Streaming<pb::Up>>) -> Result<Response<Self::LinkStream>, Status> {
+        let cluster = cluster_of(&request)?;
+        if self.drain.is_cancelled() {
+            return Err(Status::unavailable("this replica is shutting down"));
+        }
+        let (up_sender, up) = mpsc::channel(PUMP);
+        let (down_sender, down) = mpsc::channel::<Down>(PUMP);
+        let incoming = request.into_inner();
+        let hub = self.hub.clone();
+        let mut sessions = self.sessions.lock().await;
+        while sessions.try_join_next().is_some() {}
+        sessions.spawn(async move {
+            let pump = pump_up(incoming, up_sender);
+            let session = serve(hub, cluster, up, down_sender);
+            // The pump never ends a session by itself: its end is the end of `up`.
+            tokio::pin!(pump);
+            tokio::pin!(session);
+            tokio::select! {
+                _ = &mut session => {}
+                () = &mut pump => drop((&mut session).await),
+            }
+        });
+        let down = tokio_stream::wrappers::ReceiverStream::new(down).map(|message| Ok(message.into()));
+        Ok(Response::new(Box::pin(down)))
+    }
+}
+
+async fn pump_up(mut incoming: Streaming<pb::Up>, up: mpsc::Sender<Result<Up, proto::wire::WireError>>) {
+    // An error of the transport is the end of the session.
+    while let Some(Ok(message)) = incoming.next().await {
+        if up.send(Up::try_from(message)).await.is_err() {
+            return;
+        }
+    }
+}

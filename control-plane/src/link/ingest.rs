@@ -1,0 +1,354 @@
+//! Storing what an agent said, one thing at a time, and answering only what is committed. An
+//! outage of the store makes this wait and nobody else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use certs::Csr;
+use proto::assignment::{ClusterPhase, Intent, Observed, Outcome};
+use proto::grant::Principal;
+use proto::halt::{Halt, HaltLevel, HaltScope};
+use proto::ids::{ClusterId, HaltId};
+use proto::plan::ClusterPlan;
+use proto::status::RunPhase;
+use proto::wire::{Authored, HaltState, Hello, Nack};
+
+use super::hub::Hub;
+use super::inbox::{Inbox, Item};
+use super::lane::Lane;
+use super::session::End;
+use crate::authored::Intake;
+use crate::centre::{Error, persist_halt};
+use crate::driver::codec;
+use crate::engine::object::{Object, ObjectKey, ObservedRecord};
+use crate::store::{Compare, Outcome as TxnOutcome, Txn};
+
+const RETRY: Duration = Duration::from_millis(300);
+/// What of a value fits into the store with some room.
+const MAX_VALUE_BYTES: usize = 15 * 1024;
+/// Most halts kept of one cluster.
+const MAX_LOCAL_HALTS: usize = 32;
+
+/// The writing part of a session.
+#[derive(Debug)]
+pub(super) struct Ingest {
+    pub(super) hub: Arc<Hub>,
+    pub(super) cluster: ClusterId,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) lane: Arc<Lane>,
+}
+
+impl Ingest {
+    /// What is due at the beginning: the difference between what the agent holds and what is
+    /// desired, all halts, and the status of everything it authored.
+    pub(super) fn greet(&self, hello: &Hello, accepted: bool) {
+        if !accepted {
+            return;
+        }
+        let held: BTreeMap<_, _> =
+            hello.held.iter().map(|held| (&held.run, (held.generation, held.intent))).collect();
+        self.lane.halts();
+        self.hub.cache.read(|state| {
+            for (id, entry) in state.runs_on(&self.cluster) {
+                let Some(desired) = entry.desired.get(&self.cluster).map(|desired| &desired.value) else { continue };
+                let same = held.get(id) == Some(&(desired.generation, desired.intent));
+                let stopped = self.hub.latch.stop_reason(id).is_some();
+                match desired.intent {
+                    _ if stopped => self.lane.stop(id),
+                    _ if same => {}
+                    Intent::Forget if !held.contains_key(id) => {}
+                    Intent::Stop => self.lane.stop(id),
+                    _ => self.lane.desired(id),
+                }
+            }
+            for (id, entry) in &state.runs {
+                let authored = entry.record.as_ref().is_some_and(|record| {
+                    matches!(&record.value.principal, Principal::Namespace { cluster, .. } if *cluster == self.cluster)
+                });
+                if authored {
+                    self.lane.mirror_run(id);
+                }
+            }
+        });
+        self.lane.desired_list();
+    }
+
+    /// Stores until the session ends.
+    pub(super) async fn run(self, hello: Hello) -> End {
+        let now = self.hub.clock.now();
+        while let Err(error) = self.connected(&hello, now).await {
+            tracing::warn!(cluster = %self.cluster, %error, "store the connection");
+            tokio::time::sleep(RETRY).await;
+        }
+        loop {
+            let item = self.inbox.next().await;
+            if let Err(error) = self.store(item.clone()).await {
+                let retry = match &error {
+                    Error::Store(error) => error.retryable() || matches!(error, crate::store::Error::Conflict),
+                    Error::Conflict(_) => true,
+                    _ => false,
+                };
+                tracing::warn!(cluster = %self.cluster, %error, retry, "store what the agent said");
+                if retry {
+                    self.inbox.put_back(item);
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn connected(&self, hello: &Hello, now: jiff::Timestamp) -> Result<(), Error> {
+        self.hub
+            .update_status(&self.cluster, |status| {
+                status.version.clone_from(&hello.version);
+                if status.kube_system_uid.is_empty() {
+                    status.kube_system_uid.clone_from(&hello.kube_system_uid);
+                }
+                status.connected_at = Some(now);
+                status.disconnected_at = None;
+            })
+            .await?;
+        if self.lane.accepted() {
+            for halt in hello.halts.iter().take(MAX_LOCAL_HALTS) {
+                self.adopt(halt).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A halt that the centre forgot. It comes back for this cluster only: what one cluster says
+    /// stops nobody else.
+    async fn adopt(&self, halt: &Halt) -> Result<(), Error> {
+        let known = self.hub.cache.read(|state| {
+            state.halts.contains_key(&halt.id) || state.resumed.contains(&halt.id)
+        });
+        let latched = self.hub.latch.halts().iter().any(|latched| latched.id == halt.id);
+        if known || latched || halt.origin.is_some() {
+            return Ok(());
+        }
+        let adopted = Halt { scope: self.narrowed(&halt.scope), ..halt.clone() };
+        tracing::warn!(cluster = %self.cluster, halt = %halt.id, "adopt a halt that the agent holds");
+        let by = format!("cluster:{}", self.cluster);
+        self.hub.audit.note(&by, "halt.adopt", halt.id.as_str(), "ok");
+        persist_halt(self.hub.store.as_ref(), adopted).await
+    }
+
+    fn narrowed(&self, scope: &HaltScope) -> HaltScope {
+        let cluster = self.cluster.clone();
+        match scope {
+            HaltScope::Namespace { namespace, .. } => {
+                HaltScope::Namespace { cluster, namespace: namespace.clone() }
+            }
+            _ => HaltScope::Cluster { cluster },
+        }
+    }
+
+    async fn store(&self, item: Item) -> Result<(), Error> {
+        match item {
+            Item::HaltState(state) => self.halt_state(state).await,
+            Item::Observed(observed, epoch, seq) => self.observed(*observed, epoch, seq).await,
+            Item::Nack(nack) => self.nacked(&nack).await,
+            Item::Renew(csr_pem) => self.renew(&csr_pem).await,
+            Item::Inventory(inventory) => {
+                let mut inventory = *inventory;
+                inventory.nodes.truncate(100);
+                self.hub
+                    .update_status(&self.cluster, |status| status.inventory.clone_from(&inventory))
+                    .await
+            }
+            Item::Authored(authored) => self.authored(&authored).await,
+            Item::AuthoredList(refs) => self.intake().reconcile(&refs).await,
+        }
+    }
+
+    fn intake(&self) -> Intake {
+        self.hub.intake(&self.cluster)
+    }
+
+    async fn authored(&self, authored: &Authored) -> Result<(), Error> {
+        use crate::authored::Answer;
+        match self.intake().take(authored).await? {
+            Answer::Status(status) => {
+                let status = serde_json::to_vec(&status).map_err(|error| Error::Internal(error.to_string()))?;
+                self.lane.mirror(authored.object.clone(), status);
+            }
+            Answer::Run(id) => self.lane.mirror_run(&id),
+            Answer::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// Stores the latest of a run if it is newer than what is stored, then says so.
+    async fn observed(&self, mut observed: Observed, epoch: u64, seq: u64) -> Result<(), Error> {
+        let run = observed.run.clone();
+        let key = ObjectKey::Observed(self.cluster.clone(), run.clone());
+        let path = codec::path(&key)?;
+        let wanted = codec::path(&ObjectKey::Desired(self.cluster.clone(), run.clone()))?;
+        let plan = observed.plan.take();
+        fit(&mut observed);
+        for _ in 0..8 {
+            let entry = self.hub.store.get(&path).await?;
+            let known: Option<ObservedRecord> =
+                entry.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok());
+            if known.is_some_and(|known| (known.agent_epoch, known.seq) >= (epoch, seq)) {
+                self.lane.ack(&run, epoch, seq);
+                return Ok(());
+            }
+            let record = ObservedRecord { agent_epoch: epoch, seq, observed: observed.clone() };
+            let value = codec::encode(&Object::Observed(self.cluster.clone(), Box::new(record)))?;
+            // Only what is desired here is listened to: no cluster writes about another's runs.
+            let mut txn = Txn::new()
+                .when(Compare::Exists(wanted.clone()))
+                .when(Compare::ModRevision(path.clone(), entry.map_or(0, |entry| entry.mod_revision)))
+                .put(&path, value);
+            if let Some(plan) = plan.as_ref().filter(|_| self.is_planning(&run)) {
+                let object = Object::Plan(run.clone(), self.cluster.clone(), Box::new(fit_plan(plan)));
+                txn = txn.put(codec::path(&object.key())?, codec::encode(&object)?);
+            }
+            if let TxnOutcome::Committed { .. } = self.hub.store.txn(txn).await? {
+                self.hub.health.observations.inc();
+                self.lane.ack(&run, epoch, seq);
+                return Ok(());
+            }
+            if self.hub.store.get(&wanted).await?.is_none() {
+                // Pruned, or never ours: the agent need not say it again.
+                self.lane.ack(&run, epoch, seq);
+                self.lane.desired_list();
+                return Ok(());
+            }
+        }
+        Err(Error::Conflict(format!("observed state of run {run} keeps changing")))
+    }
+
+    fn is_planning(&self, run: &proto::ids::RunId) -> bool {
+        self.hub.cache.read(|state| {
+            let summary = state.runs.get(run).and_then(|entry| entry.summary.as_ref());
+            summary.is_some_and(|summary| summary.value.phase == RunPhase::Planning)
+        })
+    }
+
+    /// An agent could not take an assignment: that target is rejected at that generation, and
+    /// nothing else happens.
+    async fn nacked(&self, nack: &Nack) -> Result<(), Error> {
+        self.hub.health.nacks.inc();
+        tracing::warn!(cluster = %self.cluster, run = nack.run, code = nack.code, detail = nack.detail, "nack");
+        let Ok(run) = nack.run.parse() else { return Ok(()) };
+        let known = self.hub.cache.read(|state| {
+            let entry = state.runs.get(&run)?;
+            let desired = entry.desired.get(&self.cluster)?;
+            let record = entry.observed.get(&self.cluster).map(|observed| observed.value.clone());
+            Some((desired.value.generation, desired.value.intent, record))
+        });
+        let Some((generation, intent, record)) = known else { return Ok(()) };
+        let started = record.as_ref().is_some_and(|record| record.observed.phase >= ClusterPhase::Accepted);
+        if generation != nack.generation || started || !matches!(intent, Intent::Plan | Intent::Start) {
+            return Ok(());
+        }
+        let (epoch, seq) = record.map_or((0, 0), |record| (record.agent_epoch, record.seq + 1));
+        let mut observed = Observed::new(run, generation, ClusterPhase::Finished);
+        observed.outcome = Some(Outcome::Denied);
+        "Rejected".clone_into(&mut observed.reason);
+        observed.message = format!("{}: {}", nack.code, nack.detail);
+        observed.finished_at = Some(self.hub.clock.now());
+        self.observed(observed, epoch.max(1), seq.max(1)).await
+    }
+
+    async fn halt_state(&self, state: HaltState) -> Result<(), Error> {
+        let own: BTreeMap<HaltId, HaltId> =
+            state.local.iter().map(|halt| (halt.id.clone(), self.local_id(&halt.id))).collect();
+        let named = |id: &HaltId| own.get(id).unwrap_or(id).to_string();
+        let mut levels: BTreeMap<String, HaltLevel> =
+            state.latched.iter().map(|id| (named(id), HaltLevel::Latched)).collect();
+        levels.extend(state.clean.iter().map(|id| (named(id), HaltLevel::Clean)));
+        self.hub.update_status(&self.cluster, |status| status.halts.clone_from(&levels)).await?;
+        let here = self.hub.cache.read(|world| {
+            let ours = world.halts.values().filter(|halt| halt.value.origin.as_ref() == Some(&self.cluster));
+            ours.map(|halt| halt.value.id.clone()).collect::<BTreeSet<_>>()
+        });
+        for halt in state.local.iter().take(MAX_LOCAL_HALTS) {
+            let id = self.local_id(&halt.id);
+            if !here.contains(&id) {
+                let halt = Halt {
+                    id,
+                    scope: self.narrowed(&halt.scope),
+                    origin: Some(self.cluster.clone()),
+                    ..halt.clone()
+                };
+                persist_halt(self.hub.store.as_ref(), halt).await?;
+            }
+        }
+        // Lifted where it was set: by deleting the object, or the file.
+        for id in here.iter().filter(|id| !own.values().any(|local| local == *id)) {
+            let mut txn = Txn::new().delete(codec::path(&ObjectKey::Halt(id.clone()))?);
+            let revision = Object::HaltsRevision;
+            txn = txn.put(codec::path(&revision.key())?, codec::encode(&revision)?);
+            let _ = self.hub.store.txn(txn).await?;
+        }
+        Ok(())
+    }
+
+    /// Ids that a cluster chose are kept apart from everybody else's.
+    fn local_id(&self, id: &HaltId) -> HaltId {
+        let plain = format!("{}.{id}", self.cluster);
+        let hashed = || format!("local-{}", &proto::hash::sha256_hex(plain.as_bytes())[..32]);
+        plain.parse().or_else(|_| hashed().parse()).unwrap_or_else(|_| id.clone())
+    }
+
+    async fn renew(&self, csr_pem: &str) -> Result<(), Error> {
+        let signed = Csr::from_pem(csr_pem)
+            .map_err(|error| Error::BadRequest(error.to_string()))
+            .and_then(|csr| self.hub.signer.sign_agent(&self.cluster, &csr, self.hub.clock.now()));
+        let by = format!("cluster:{}", self.cluster);
+        match signed {
+            Ok(leaf) => {
+                self.hub.signer.record(self.hub.store.as_ref(), &self.cluster, csr_pem, &leaf).await?;
+                self.hub.audit.note(&by, "certificate.renew", leaf.serial.as_str(), "ok");
+                self.lane.renewed(leaf.chain_pem, self.hub.signer.bundle_pem().to_owned());
+            }
+            Err(error) => {
+                self.hub.audit.note(&by, "certificate.renew", "", "invalid");
+                let detail = error.to_string();
+                self.lane.nack(Nack { run: String::new(), generation: 0, code: "Renew".to_owned(), detail });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn size<T: serde::Serialize>(value: &T) -> usize {
+    serde_json::to_vec(value).map_or(0, |json| json.len())
+}
+
+/// Drops the oldest of the timeline, then detail, until it fits the store.
+fn fit(observed: &mut Observed) {
+    observed.injections.truncate(20);
+    let surplus = observed.timeline.len().saturating_sub(40);
+    observed.timeline.drain(..surplus);
+    while size(observed) > MAX_VALUE_BYTES {
+        if !observed.timeline.is_empty() {
+            let half = observed.timeline.len().div_ceil(2);
+            observed.timeline.drain(..half);
+        } else if !observed.injections.is_empty() {
+            observed.injections.truncate(observed.injections.len() / 2);
+        } else if observed.probes.pop().is_none() && observed.refusals.pop().is_none() {
+            observed.message = observed.message.chars().take(1024).collect();
+            observed.reason = observed.reason.chars().take(128).collect();
+            return;
+        }
+    }
+}
+
+/// The sample is for people: it gives way.
+fn fit_plan(plan: &ClusterPlan) -> ClusterPlan {
+    let mut plan = plan.clone();
+    for keep in [50, 20, 5, 0] {
+        for pods in plan.sample.values_mut() {
+            pods.truncate(keep);
+        }
+        if size(&plan) <= MAX_VALUE_BYTES {
+            break;
+        }
+    }
+    plan
+}

@@ -1,0 +1,109 @@
+//! What this replica knows, counted when it is asked: members, runs, halts. Nothing keeps these
+//! numbers, so nothing can keep them wrong. Part of the health page.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use proto::assignment::Outcome;
+use proto::status::RunPhase;
+
+use crate::centre::Centre;
+use crate::engine::state::State;
+
+const PHASES: [RunPhase; 6] = [
+    RunPhase::Planning,
+    RunPhase::AwaitingApproval,
+    RunPhase::Dispatching,
+    RunPhase::Running,
+    RunPhase::Reverting,
+    RunPhase::Finished,
+];
+const OUTCOMES: [Outcome; 6] = [
+    Outcome::Completed,
+    Outcome::Aborted,
+    Outcome::Halted,
+    Outcome::Failed,
+    Outcome::Denied,
+    Outcome::Missed,
+];
+
+/// Counts on demand.
+#[derive(Debug)]
+pub(crate) struct Census(pub(crate) Centre);
+
+#[derive(Debug, Default)]
+struct Counts {
+    clusters: i64,
+    connected: i64,
+    phases: BTreeMap<RunPhase, i64>,
+    outcomes: Vec<(Outcome, i64)>,
+    halts: i64,
+}
+
+impl Counts {
+    fn of(state: &State, centre: &Centre) -> Self {
+        let members = || state.clusters.values().filter(|cluster| cluster.spec.is_some());
+        let mut counts = Self {
+            clusters: number(members().count()),
+            connected: number(members().filter(|cluster| cluster.session.is_some()).count()),
+            outcomes: OUTCOMES.map(|outcome| (outcome, 0)).to_vec(),
+            ..Self::default()
+        };
+        for summary in state.runs.values().filter_map(|run| run.summary.as_ref()) {
+            *counts.phases.entry(summary.value.phase).or_default() += 1;
+            let Some(outcome) = summary.value.outcome else { continue };
+            if let Some((_, count)) = counts.outcomes.iter_mut().find(|(known, _)| *known == outcome) {
+                *count += 1;
+            }
+        }
+        let latched = centre.inner.latch.halts();
+        let ids: BTreeSet<_> = state.halts.keys().chain(latched.iter().map(|halt| &halt.id)).collect();
+        counts.halts = number(ids.len());
+        counts
+    }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+impl Collector for Census {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let counts = self.0.inner.cache.read(|state| Counts::of(state, &self.0));
+        let store_up = i64::from(self.0.health().store_ok());
+        let plain = [
+            ("clusters", "Members, invited ones included", counts.clusters),
+            ("clusters_connected", "Members with a live session on any replica", counts.connected),
+            ("halts", "Halts in force", counts.halts),
+            ("store_up", "Whether the last probe of the store was answered: 1 or 0", store_up),
+        ];
+        for (name, help, value) in plain {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+        let phases = PHASES.map(|phase| (format!("{phase:?}"), counts.phases.get(&phase).copied().unwrap_or(0)));
+        family(&mut encoder, "runs", "Runs on record by phase", "phase", &phases)?;
+        let outcomes: Vec<_> =
+            counts.outcomes.iter().map(|(outcome, count)| (format!("{outcome:?}"), *count)).collect();
+        family(&mut encoder, "runs_by_outcome", "Runs on record that have an outcome", "outcome", &outcomes)
+    }
+}
+
+fn family(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    label: &str,
+    counts: &[(String, i64)],
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (value, count) in counts {
+        let labels = [(label, value.as_str())];
+        ConstGauge::new(*count).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! `/v1/clusters`: the members.
+
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use proto::problem::ProblemDetails;
+use proto::rest::{ClusterView, Invitation, InviteCluster, Page};
+
+use super::Rest;
+use super::auth::Known;
+use super::body::Strict;
+use super::page::Wanted;
+use super::problem::Refused;
+use super::segment::Segment;
+
+/// Every member.
+#[utoipa::path(get, path = "/v1/clusters", params(Wanted), tag = "clusters",
+    responses((status = 200, body = Page<ClusterView>), (status = "default", body = ProblemDetails)))]
+pub(crate) async fn list_clusters(
+    State(rest): State<Rest>,
+    Known(caller): Known,
+    wanted: Wanted,
+) -> Result<Json<Page<ClusterView>>, Refused> {
+    Ok(Json(wanted.page(rest.centre.clusters(&caller)?, |view| view.spec.name.clone())))
+}
+
+/// Makes a member and its join token, which is shown this once.
+#[utoipa::path(post, path = "/v1/clusters", request_body = InviteCluster, tag = "clusters",
+    responses((status = 201, body = Invitation), (status = "default", body = ProblemDetails)))]
+pub(crate) async fn invite_cluster(
+    State(rest): State<Rest>,
+    Known(caller): Known,
+    Strict(request): Strict<InviteCluster>,
+) -> Result<(StatusCode, Json<Invitation>), Refused> {
+    let invitation = rest.centre.invite_cluster(&caller, request).await?;
+    Ok((StatusCode::CREATED, Json(invitation)))
+}
+
+/// One member, by name or id.
+#[utoipa::path(get, path = "/v1/clusters/{cluster}", params(("cluster" = String, Path)), tag = "clusters",
+    responses((status = 200, body = ClusterView), (status = "default", body = ProblemDetails)))]
+pub(crate) async fn get_cluster(
+    State(rest): State<Rest>,
+    Known(caller): Known,
+    Segment(cluster): Segment,
+) -> Result<Json<ClusterView>, Refused> {
+    Ok(Json(rest.centre.cluster(&caller, &cluster)?))
+}
+
+/// Accepts a member: from now on it may author and be aimed at.
+#[utoipa::path(post, path = "/v1/clusters/{cluster}/accept", params(("cluster" = String, Path)), tag = "clusters",
+    responses((status = 200, body = ClusterView), (status = "default", body = ProblemDetails)))]
+pub(crate) async fn accept_cluster(
+    State(rest): State<Rest>,
+    Known(caller): Known,
+    Segment(cluster): Segment,
+) -> Result<Json<ClusterView>, Refused> {
+    Ok(Json(rest.centre.accept_cluster(&caller, &cluster).await?))
+}
+
+/// Refuses a member's certificates and closes its session.
+#[utoipa::path(post, path = "/v1/clusters/{cluster}/revoke", params(("cluster" = String, Path)), tag = "clusters",
+    responses((status = 200, body = ClusterView), (status = "default", body = ProblemDetails)))]
+pub(crate) async fn revoke_cluster(
+    State(rest): State<Rest>,
+    Known(caller): Known,
+    Segment(cluster): Segment,
+) -> Result<Json<ClusterView>, Refused> {
+    Ok(Json(rest.centre.revoke_cluster(&caller, &cluster).await?))
+}
+
+/// Forgets a member. Its certificates stay refused.
+#[utoipa::path(delete, path = "/v1/clusters/{cluster}", params(("cluster" = String, Path)), tag = "clusters",
+    responses((status = 204), (status = "default", body = ProblemDetails)))]
+pub(crate) async fn remove_cluster(
+    State(rest): State<Rest>,
+    Known(caller): Known,
+    Segment(cluster): Segment,
+) -> Result<StatusCode, Refused> {
+    rest.centre.remove_cluster(&caller, &cluster).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

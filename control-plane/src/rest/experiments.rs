@@ -1,0 +1,94 @@
+//! `/v1/experiments`: the centre's library, and what members authored.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use proto::problem::ProblemDetails;
+use proto::rest::{ExperimentView, Page};
+
+use super::Rest;
+use super::auth::Known;
+use super::body::{PutSpec, Strict};
+use super::etag::{Expected, tagged};
+use super::page::Wanted;
+use super::problem::Refused;
+use super::segment::Segment;
+
+/// Every Experiment, the members' too.
+#[utoipa::path(get, path = "/v1/experiments", params(Wanted), tag = "experiments",
+    responses((status = 200, body = Page<ExperimentView>), (status = "default", body = ProblemDetails)))]
+pub(crate) async fn list_experiments(
+    State(rest): State<Rest>,
+    Known(caller): Known,
+    wanted: Wanted,
+) -> Result<Json<Page<ExperimentView>>, Refused> {
+    let experiments = rest.centre.experiments(&caller)?;
+    let cursor = |view: &ExperimentView| format!("{}/{}/{}", view.origin, view.namespace, view.name);
+    Ok(Json(wanted.page(experiments, cursor)))
+}
+
+/// One Experiment: of the library by name, of a member as `origin/namespace/name` (with `%2F`).
+#[utoipa::path(get, path = "/v1/experiments/{name}", params(("name" = String, Path)), tag = "experiments",
+    responses((status = 200, body = ExperimentView, headers(("ETag" = String))),
+        (status = 304, description = "It is as If-None-Match says"), (status = "default", body = ProblemDetails)))]
+pub(crate) async fn get_experiment(
+    State(rest): State<Rest>,
+    Known(caller): Known,
+    Segment(name): Segment,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let view = rest.centre.experiment(&caller, &name)?;
+    let tag = view.hash.clone();
+    Ok(tagged(&headers, &tag, view))
+}
+
+/// Stores an Experiment in the library. Runs nothing.
+#[utoipa::path(put, path = "/v1/experiments/{name}", request_body = PutSpec, tag = "experiments",
+    params(("name" = String, Path), ("If-Match" = Option<String>, Header, description = "Only over this ETag")),
+    responses((status = 200, body = ExperimentView, headers(("ETag" = String))),
+        (status = "default", body = ProblemDetails)))]
+pub(crate) async fn put_experiment(
+    State(rest): State<Rest>,
+    Known(caller): Known,
+    Segment(name): Segment,
+    headers: HeaderMap,
+    Strict(body): Strict<PutSpec>,
+) -> Result<Response, Refused> {
+    let expected = Expected::of(&headers);
+    // The centre compares with one tag, in the transaction that writes.
+    let tag = match &expected {
+        Expected::Anything => None,
+        Expected::Exists => Some("*".to_owned()),
+        Expected::OneOf(tags) => match tags.as_slice() {
+            [tag] => Some(tag.clone()),
+            _ => {
+                let current = rest.centre.experiment(&caller, &name).map(|view| view.hash).ok();
+                expected.check(current.as_deref())?;
+                current
+            }
+        },
+    };
+    let stored = rest.centre.put_experiment(&caller, &name, body.spec, tag.as_deref()).await;
+    let view = stored.map_err(|error| Refused::of_conditional(error, expected.is_conditional()))?;
+    let tag = view.hash.clone();
+    Ok(tagged(&HeaderMap::new(), &tag, view))
+}
+
+/// Deletes an Experiment of the library. Runs made from it go on.
+#[utoipa::path(delete, path = "/v1/experiments/{name}", tag = "experiments",
+    params(("name" = String, Path), ("If-Match" = Option<String>, Header, description = "Only this ETag")),
+    responses((status = 204), (status = "default", body = ProblemDetails)))]
+pub(crate) async fn delete_experiment(
+    State(rest): State<Rest>,
+    Known(caller): Known,
+    Segment(name): Segment,
+    headers: HeaderMap,
+) -> Result<StatusCode, Refused> {
+    let expected = Expected::of(&headers);
+    if expected.is_conditional() {
+        expected.check(rest.centre.experiment(&caller, &name).map(|view| view.hash).ok().as_deref())?;
+    }
+    rest.centre.delete_experiment(&caller, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

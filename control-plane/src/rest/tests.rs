@@ -1,0 +1,9 @@
+//! The API over a centre on the memory store with its driver running, as requests and answers.
+
+mod described;
+mod fixture;
+mod happy;
+mod health;
+mod refused;
+mod stream;
+mod tls;

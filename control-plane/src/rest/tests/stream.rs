@@ -1,0 +1,80 @@
+//! A run as it changes, as server-sent events.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::Method;
+use http_body_util::BodyExt;
+use proto::rest::RunView;
+use proto::status::RunPhase;
+use serde_json::json;
+use tower::ServiceExt;
+
+use super::fixture::{ADMIN, Lab, SOON, experiment, grant, request};
+
+/// The views of a stream, comments left out.
+struct Views {
+    body: Body,
+    buffer: String,
+}
+
+impl Views {
+    async fn of(lab: &Lab, run: &str) -> Self {
+        let request = request(Method::GET, &format!("/v1/runs/{run}/watch"), ADMIN, None);
+        let response: Response = lab.router.clone().oneshot(request).await.expect("infallible");
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { body: response.into_body(), buffer: String::new() }
+    }
+
+    async fn next(&mut self) -> Option<RunView> {
+        loop {
+            if let Some(end) = self.buffer.find("\n\n") {
+                let event: String = self.buffer.drain(..end + 2).collect();
+                if let Some(data) = event.trim_end().strip_prefix("data: ") {
+                    return Some(serde_json::from_str(data).expect("a view"));
+                }
+                continue;
+            }
+            let frame = tokio::time::timeout(SOON, self.body.frame()).await.expect("an event in time")?;
+            let bytes = frame.expect("no error").into_data().expect("data");
+            self.buffer.push_str(std::str::from_utf8(&bytes).expect("text"));
+        }
+    }
+}
+
+async fn waiting_run(lab: &Lab) -> String {
+    lab.mute_member("c1").await;
+    lab.put_json("/v1/grants/g1", &json!({ "spec": grant("c1") })).await.ok(200);
+    let run = json!({ "name": "r1", "spec": { "experimentRef": { "name": "x" } }, "experiment": experiment("c1") });
+    let made = lab.post("/v1/runs", &run).await.ok(201).json();
+    made["record"]["id"].as_str().expect("an id").to_owned()
+}
+
+#[tokio::test]
+async fn the_first_view_comes_at_once_and_each_change_after_it_until_the_end() {
+    let lab = Lab::new().await;
+    let id = waiting_run(&lab).await;
+    let mut views = Views::of(&lab, "r1").await;
+    let first = views.next().await.expect("the first view");
+    assert_eq!(first.record.id.as_str(), id);
+    assert_eq!(first.summary.phase, RunPhase::Planning);
+    assert!(first.record.stop.is_none());
+
+    lab.post(&format!("/v1/runs/{id}/stop"), &json!({})).await.ok(200);
+    let mut last = first;
+    while let Some(view) = views.next().await {
+        assert_ne!(view, last, "only changes are told");
+        last = view;
+    }
+    assert!(last.record.stop.is_some(), "{last:?}");
+    assert_eq!(last.summary.phase, RunPhase::Finished);
+}
+
+#[tokio::test]
+async fn a_drain_ends_the_streams() {
+    let lab = Lab::new().await;
+    let id = waiting_run(&lab).await;
+    let mut views = Views::of(&lab, &id).await;
+    views.next().await.expect("the first view");
+    lab.closing.cancel();
+    while views.next().await.is_some() {}
+}

@@ -1,0 +1,390 @@
+//! The only owner of the engine's state and the only reader of the clocks: event, step, effects, over and
+//! over. What blocks runs on blocking threads within bounds; an undo is never waited for by anything that
+//! could be cancelled, and the loop itself leaves only when nothing can be active any more, or when the
+//! drain's time is over and the keeper has to do the rest.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::{Effect, Event, Failure, Now, Remains, State, Unfit, step};
+use crate::fault;
+use crate::health::Vitals;
+use crate::journal::{Journal, Write};
+use crate::keeper::Keeper;
+use crate::link::Outbox;
+use crate::resolve::{Resolve, spoken};
+use crate::system::target::Roots;
+use crate::system::{System, clock};
+
+mod acts;
+
+/// Applies, looks and lookups side by side.
+const ACTS_AT_ONCE: usize = 16;
+/// Undos side by side; they wait for nothing else.
+const UNDOS_AT_ONCE: usize = 32;
+/// The longest time without a tick, a look at the halt file, and a sign of life.
+const TICK: Duration = Duration::from_secs(1);
+/// A runtime that does not say who a target is within this is not waited for.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(15);
+/// Writes confirmed together at most.
+const GROUP_MAX: usize = 256;
+
+/// The clocks of this node.
+pub trait Clock: Send + Sync + std::fmt::Debug {
+    /// Both, read together.
+    fn now(&self) -> Now;
+}
+
+/// The real ones.
+#[derive(Debug, Default)]
+pub struct NodeClock;
+
+impl Clock for NodeClock {
+    fn now(&self) -> Now {
+        let wall_ms = i64::try_from(clock::wall_ms()).unwrap_or(i64::MAX);
+        Now {
+            boottime_ms: clock::boottime_ms(),
+            wall_ms,
+        }
+    }
+}
+
+/// Everything outside the engine.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    /// The kernel.
+    pub system: Arc<dyn System>,
+    /// Who targets are.
+    pub resolver: Arc<dyn Resolve>,
+    /// The keeper.
+    pub keeper: Arc<dyn Keeper>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// The journal.
+    pub journal: Arc<Journal>,
+    /// Where the node's file systems are.
+    pub roots: Roots,
+}
+
+/// Who waits for a write.
+#[derive(Debug)]
+enum Waiting {
+    Recorded(proto::ids::InjectionId),
+    Meta(u64),
+    Nobody,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Driver {
+    state: State,
+    doors: Doors,
+    outbox: Arc<Outbox>,
+    events: mpsc::Receiver<Event>,
+    vitals: watch::Sender<Vitals>,
+    halt_file: PathBuf,
+    halt_content: Option<String>,
+    acts: JoinSet<Done>,
+    act_permits: Arc<Semaphore>,
+    undo_permits: Arc<Semaphore>,
+    writes: Vec<(Write, Waiting)>,
+    is_writing: bool,
+    /// After a write that failed.
+    write_after: Option<Instant>,
+    is_looking_at_halt: bool,
+}
+
+/// What came back from a blocking thread.
+#[derive(Debug)]
+enum Done {
+    Event(Event),
+    Written(Vec<(Write, Waiting)>, Result<(), String>),
+    HaltFile(Option<String>),
+}
+
+impl Driver {
+    /// A driver over a recovered state. `events` are those of the link; the halt file was read once
+    /// already, so that nothing can start before it is known.
+    pub fn new(
+        mut state: State,
+        doors: Doors,
+        outbox: Arc<Outbox>,
+        events: mpsc::Receiver<Event>,
+        vitals: watch::Sender<Vitals>,
+    ) -> Self {
+        let halt_file = doors.journal.folders().halt_file();
+        let halt_content = acts::read_halt_file(&halt_file);
+        let first = step(
+            &mut state,
+            Event::HaltFile(halt_content.clone()),
+            doors.clock.now(),
+        );
+        let mut driver = Self {
+            state,
+            doors,
+            outbox,
+            events,
+            vitals,
+            halt_file,
+            halt_content,
+            acts: JoinSet::new(),
+            act_permits: Arc::new(Semaphore::new(ACTS_AT_ONCE)),
+            undo_permits: Arc::new(Semaphore::new(UNDOS_AT_ONCE)),
+            writes: Vec::new(),
+            is_writing: false,
+            write_after: None,
+            is_looking_at_halt: false,
+        };
+        driver.carry_out(first);
+        driver
+    }
+
+    /// Runs until `shutdown`, then reverts everything within `drain_within`. Returns whether nothing is
+    /// left that could be active.
+    pub async fn run(mut self, shutdown: CancellationToken, drain_within: Duration) -> bool {
+        let mut drained_by: Option<Instant> = None;
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.write_group();
+            if drained_by.is_some() && self.state.is_drained() && self.is_at_rest() {
+                return self.state.held() == 0;
+            }
+            let wake = self.until_wake();
+            tokio::select! {
+                Some(event) = self.events.recv() => self.take(event),
+                Some(done) = self.acts.join_next(), if !self.acts.is_empty() => match done {
+                    Ok(done) => self.done(done),
+                    Err(error) => tracing::error!(%error, "act lost"),
+                },
+                _ = ticks.tick() => self.tick(),
+                () = tokio::time::sleep(wake) => self.take(Event::Tick),
+                () = shutdown.cancelled(), if drained_by.is_none() => {
+                    tracing::info!(held = self.state.held(), "draining");
+                    drained_by = Some(Instant::now() + drain_within);
+                    self.take(Event::Drain);
+                }
+                () = until(drained_by), if drained_by.is_some() => {
+                    tracing::error!(held = self.state.held(), "drain not finished in time, left to the keeper");
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.writes.is_empty() && !self.is_writing && self.acts.is_empty()
+    }
+
+    fn until_wake(&self) -> Duration {
+        let now_ms = self.doors.clock.now().boottime_ms;
+        let wake = self
+            .state
+            .next_wake_ms()
+            .map(|at| Duration::from_millis(at.saturating_sub(now_ms)));
+        wake.unwrap_or(TICK).min(TICK)
+    }
+
+    fn take(&mut self, event: Event) {
+        let effects = step(&mut self.state, event, self.doors.clock.now());
+        self.carry_out(effects);
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Event(event) => self.take(event),
+            Done::HaltFile(content) => {
+                self.is_looking_at_halt = false;
+                if content != self.halt_content {
+                    tracing::warn!(halted = content.is_some(), "halt file changed");
+                    self.halt_content.clone_from(&content);
+                    self.take(Event::HaltFile(content));
+                }
+            }
+            Done::Written(writes, result) => {
+                self.is_writing = false;
+                self.written(writes, &result);
+            }
+        }
+    }
+
+    fn written(&mut self, writes: Vec<(Write, Waiting)>, result: &Result<(), String>) {
+        if let Err(error) = result {
+            tracing::error!(%error, writes = writes.len(), "journal not written");
+        }
+        let mut kept = Vec::new();
+        for (write, waiting) in writes {
+            match (waiting, result) {
+                (Waiting::Recorded(id), _) => self.take(Event::Recorded {
+                    id,
+                    result: result.clone(),
+                }),
+                (Waiting::Meta(revision), Ok(())) => self.take(Event::MetaWritten { revision }),
+                (Waiting::Nobody, Ok(())) => {}
+                // Kept until the disk takes it, before later writes of the same file.
+                (waiting, Err(_)) => kept.push((write, waiting)),
+            }
+        }
+        if !kept.is_empty() {
+            self.write_after = Some(Instant::now() + TICK);
+            kept.append(&mut self.writes);
+            self.writes = kept;
+        }
+    }
+
+    fn tick(&mut self) {
+        self.take(Event::Tick);
+        self.vitals.send_replace(Vitals {
+            alive_at: Some(Instant::now()),
+            linked: self.state.is_linked(),
+            held: self.state.held(),
+        });
+        if !self.is_looking_at_halt {
+            self.is_looking_at_halt = true;
+            let path = self.halt_file.clone();
+            self.acts.spawn(async move {
+                let read = tokio::task::spawn_blocking(move || acts::read_halt_file(&path)).await;
+                // On doubt halted.
+                Done::HaltFile(read.unwrap_or_else(|_| Some(String::new())))
+            });
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(up) => self.outbox.push(up),
+                Effect::WriteMeta { revision, meta } => {
+                    self.writes.push((Write::Meta(meta), Waiting::Meta(revision)))
+                }
+                Effect::WriteRecord(record) => {
+                    let id = record.injection.id.clone();
+                    self.writes.push((Write::Record(record), Waiting::Recorded(id)));
+                }
+                Effect::WriteEnded(ended) => {
+                    tracing::info!(injection = %ended.status.id, phase = ?ended.status.phase, reason = ?ended.status.reason, message = ended.status.message, "ended");
+                    self.writes.push((Write::End(ended), Waiting::Nobody));
+                }
+                Effect::Forget(id) => self.writes.push((Write::Forget(id), Waiting::Nobody)),
+                Effect::Resolve(injection) => self.resolve(injection),
+                Effect::Apply {
+                    record,
+                    start_before_ms,
+                } => {
+                    let (id, doors) = (record.injection.id.clone(), self.doors.clone());
+                    let lost = Err(Failure::Error("the apply did not end".to_owned()));
+                    self.act(
+                        false,
+                        move || acts::apply(&doors, &record, start_before_ms),
+                        lost,
+                        move |result| Event::Applied { id, result },
+                    );
+                }
+                Effect::Look(record) => {
+                    let (id, doors) = (record.injection.id.clone(), self.doors.clone());
+                    let lost = crate::engine::Look::Failed("the look did not end".to_owned());
+                    self.act(
+                        false,
+                        move || acts::look(&*doors.system, &record),
+                        lost,
+                        move |look| Event::Looked { id, look },
+                    );
+                }
+                Effect::Undo(record) => {
+                    let (id, doors) = (record.injection.id.clone(), self.doors.clone());
+                    let what = "the undo did not end".to_owned();
+                    let lost = Err(Remains {
+                        what,
+                        command: "restart the daemon".to_owned(),
+                    });
+                    self.act(
+                        true,
+                        move || acts::undo(&doors, &record),
+                        lost,
+                        move |result| Event::Undone { id, result },
+                    );
+                }
+            }
+        }
+    }
+
+    /// Runs on a blocking thread, within the bound; `lost` stands for a thread that panicked.
+    fn act<T: Send + 'static>(
+        &mut self,
+        is_undo: bool,
+        work: impl FnOnce() -> T + Send + 'static,
+        lost: T,
+        event: impl FnOnce(T) -> Event + Send + 'static,
+    ) {
+        let permits = if is_undo {
+            &self.undo_permits
+        } else {
+            &self.act_permits
+        };
+        let permits = Arc::clone(permits);
+        self.acts.spawn(async move {
+            // Never closed.
+            let _permit = permits.acquire_owned().await;
+            let result = tokio::task::spawn_blocking(work).await;
+            Done::Event(event(result.unwrap_or(lost)))
+        });
+    }
+
+    fn resolve(&mut self, injection: Arc<proto::injection::Injection>) {
+        let (doors, permits) = (self.doors.clone(), Arc::clone(&self.act_permits));
+        self.acts.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let asked = doors
+                .resolver
+                .resolve(&injection.target, injection.container.as_deref());
+            let found = match tokio::time::timeout(RESOLVE_WITHIN, asked).await {
+                Ok(found) => found,
+                Err(_) => Err(Unfit::Refused(
+                    "the runtime did not say who the target is within 15 s".to_owned(),
+                )),
+            };
+            let result = found.and_then(|found| fault::plan(&injection, found, &doors.roots));
+            Done::Event(Event::Resolved {
+                id: injection.id.clone(),
+                result,
+            })
+        });
+    }
+
+    /// All writes that came up while the group before was on its way are the next group.
+    fn write_group(&mut self) {
+        let is_held_back = self.write_after.is_some_and(|at| Instant::now() < at);
+        if self.is_writing || self.writes.is_empty() || is_held_back {
+            return;
+        }
+        self.is_writing = true;
+        let count = self.writes.len().min(GROUP_MAX);
+        let group: Vec<_> = self.writes.drain(..count).collect();
+        let journal = Arc::clone(&self.doors.journal);
+        self.acts.spawn(async move {
+            let writes: Vec<Write> = group.iter().map(|(write, _)| write.clone()).collect();
+            let result = tokio::task::spawn_blocking(move || journal.commit(&writes)).await;
+            let result = match result {
+                Ok(result) => result.map_err(|error| spoken(&error)),
+                Err(error) => Err(error.to_string()),
+            };
+            Done::Written(group, result)
+        });
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! The keeper: a small process of ours in a cgroup outside every pod, alive only while faults are. It
+//! reads the journal and, when a deadline comes and the daemon has not taken its record away (because it
+//! is dead, stopped or slow), undoes it itself. The daemon starts it through [`KeeperProcess`] before
+//! anything is made; `faultline worker keeper` is its entry.
+//!
+//! Daemon and keeper may both undo the same record: undo is idempotent, and a lock per record keeps them
+//! off each other's toes as long as both live.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::journal::{Folders, open_lock};
+use crate::system::cgroup;
+use crate::system::target::{ProcessRef, Roots, check_process};
+
+mod process;
+
+pub use process::main;
+
+/// Longest wait for a keeper to be there, or for one that is leaving.
+const READY_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Makes sure that somebody else knows the deadlines.
+pub trait Keeper: Send + Sync + std::fmt::Debug {
+    /// Starts the keeper unless it lives. Called after the record was written and before anything is
+    /// made; the error says why deadlines cannot be promised.
+    fn ensure(&self) -> Result<(), String>;
+}
+
+/// Who the keeper is; the content of `keeper.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct KeeperIdentity {
+    pub(crate) process: ProcessRef,
+    /// Why it could not leave the daemon's own cgroup; absent when it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inside_because: Option<String>,
+}
+
+/// The real one.
+#[derive(Debug)]
+pub struct KeeperProcess {
+    folders: Folders,
+    state_dir: PathBuf,
+    roots: Roots,
+    /// Name of its cgroup, unique on this machine.
+    name: String,
+    child: Mutex<Option<Child>>,
+}
+
+impl KeeperProcess {
+    /// For this state directory. `name` tells the nodes of one machine apart.
+    pub fn new(state_dir: PathBuf, roots: Roots, name: String) -> Self {
+        Self {
+            folders: Folders::new(&state_dir),
+            state_dir,
+            roots,
+            name,
+            child: Mutex::default(),
+        }
+    }
+
+    /// Removes the cgroup that a killed keeper left. A living one keeps its own.
+    pub fn sweep(&self) {
+        if !is_locked(&self.folders.keeper_lock())
+            && let Err(error) = cgroup::disown(&self.roots, &self.name)
+        {
+            tracing::debug!(%error, "keeper's cgroup not removed");
+        }
+    }
+
+    fn start(&self) -> std::io::Result<Child> {
+        // The path of the executable may not exist in this mount namespace; this link always does.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("worker");
+        command.arg("keeper").arg("--state-dir").arg(&self.state_dir);
+        command
+            .arg("--proc-root")
+            .arg(&self.roots.proc)
+            .arg("--cgroup-root")
+            .arg(&self.roots.cgroup);
+        command.arg("--name").arg(&self.name);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .current_dir("/");
+        command.spawn()
+    }
+
+    /// The keeper that lives, by its lock and by its process.
+    fn living(&self) -> Option<KeeperIdentity> {
+        if !is_locked(&self.folders.keeper_lock()) {
+            return None;
+        }
+        let identity: KeeperIdentity =
+            serde_json::from_slice(&std::fs::read(self.folders.keeper_identity()).ok()?).ok()?;
+        check_process(&self.roots, &identity.process)
+            .is_ok()
+            .then_some(identity)
+    }
+}
+
+impl Keeper for KeeperProcess {
+    fn ensure(&self) -> Result<(), String> {
+        // While this is held no keeper leaves, and one that is about to has left.
+        let Some(_gate) = lock_within(&self.folders.keeper_gate(), READY_WITHIN) else {
+            return Err("the keeper neither stays nor leaves".to_owned());
+        };
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = child.as_mut() {
+            // Reaps one that has left.
+            let _ = old.try_wait();
+        }
+        let identity = match self.living() {
+            Some(identity) => identity,
+            None => {
+                *child = Some(
+                    self.start()
+                        .map_err(|error| format!("start the keeper: {error}"))?,
+                );
+                let started = Instant::now();
+                loop {
+                    if let Some(identity) = self.living() {
+                        break identity;
+                    }
+                    if started.elapsed() > READY_WITHIN {
+                        return Err("the keeper did not start within 5 s".to_owned());
+                    }
+                    std::thread::sleep(LOOK_EVERY);
+                }
+            }
+        };
+        identity.inside_because.map_or(Ok(()), Err)
+    }
+}
+
+/// Whether another process holds that lock.
+fn is_locked(path: &std::path::Path) -> bool {
+    matches!(
+        open_lock(path).map(|file| file.try_lock()),
+        Ok(Err(std::fs::TryLockError::WouldBlock))
+    )
+}
+
+fn lock_within(path: &std::path::Path, time: Duration) -> Option<File> {
+    let file = open_lock(path).ok()?;
+    let started = Instant::now();
+    while file.try_lock().is_err() {
+        if started.elapsed() > time {
+            return None;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Some(file)
+}

@@ -1,0 +1,430 @@
+//! What must hold, each seen from outside the target.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use node_daemon::resolve::workloads::Workload;
+use node_daemon::system::cgroup::{self, FreezerState};
+use node_daemon::system::clock::boottime_ms;
+use node_daemon::system::kernel::KernelSystem;
+use node_daemon::system::target::{Roots, identify};
+use proto::experiment::LinkLossAction;
+use proto::fault::{Direction, PartitionHow};
+use proto::injection::{Action, EndReason, Injection, InjectionPhase, TargetRef};
+
+use crate::child::Daemon;
+use crate::lab::{Ended, Lab, eventually};
+
+const LATENCY: Duration = Duration::from_millis(200);
+/// On a busy machine a fault is seen to end this much after its deadline at most.
+const LATE_AT_MOST_MS: u64 = 1500;
+
+/// Two namespaces, a process in the far one with a cgroup of its own, and a state directory.
+struct Scene {
+    lab: Lab,
+    victim: Ended,
+    group: String,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // A keeper that failed a test must not outlive it.
+        if let Some(pid) = self.keeper() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let _ = self.victim.0.kill();
+        let _ = self.victim.0.wait();
+        for path in empty_keeper_groups() {
+            let _ = std::fs::remove_dir(path);
+        }
+        let roots = Roots::default();
+        for _ in 0..100 {
+            if cgroup::disown(&roots, &self.group).is_ok_and(|busy| busy.is_empty()) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (lab, folder) = (Lab::new(), tempfile::tempdir().unwrap());
+        let tally = folder.path().join("tally");
+        let mut command = lab.in_far("sh -c");
+        command
+            .arg(format!(
+                "while :; do echo x >> {}; sleep 0.02; done",
+                tally.display()
+            ))
+            .stdout(Stdio::null());
+        let victim = Ended(command.spawn().unwrap());
+        let pid = victim.0.id() as i32;
+        let group = format!("fltest-{pid}");
+        let _ = cgroup::own(&Roots::default(), &group, pid);
+        let scene = Self {
+            lab,
+            victim,
+            group,
+            folder,
+        };
+        eventually("the victim works", || scene.tally() > 0);
+        let text = format!("workloads:\n  - {{ name: web, namespace: shop, pid: {pid} }}\n");
+        std::fs::write(scene.workloads(), text).unwrap();
+        scene
+    }
+
+    fn workloads(&self) -> PathBuf {
+        self.folder.path().join("workloads.yaml")
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    fn daemon(&self) -> Daemon {
+        Daemon::start(&self.state_dir(), &self.workloads())
+    }
+
+    fn injection(&self, id: &str, action: Action, backend: &str) -> Injection {
+        let target = TargetRef {
+            namespace: "shop".into(),
+            pod: "web".into(),
+            uid: Workload::uid("shop", "web"),
+            node: "n1".into(),
+            ips: vec![],
+        };
+        Injection {
+            id: id.parse().unwrap(),
+            run: "r1".parse().unwrap(),
+            target,
+            container: None,
+            action,
+            backend: backend.into(),
+            link_loss_after_ms: 60_000,
+            link_loss: LinkLossAction::RunToDeadline,
+        }
+    }
+
+    fn pause(&self, id: &str) -> Injection {
+        self.injection(id, Action::ContainerPause, "freezer")
+    }
+
+    fn stress(&self, id: &str) -> Injection {
+        self.injection(
+            id,
+            Action::CpuStress {
+                workers: 1,
+                load_percent: 60,
+            },
+            "cgroup-worker",
+        )
+    }
+
+    fn partition(&self, id: &str) -> Injection {
+        let action = Action::NetworkPartition {
+            direction: Direction::Both,
+            peers: vec![],
+            how: PartitionHow::Drop,
+        };
+        self.injection(id, action, "nftables")
+    }
+
+    fn delay(&self, id: &str) -> Injection {
+        let action = Action::NetworkDelay {
+            direction: Direction::Egress,
+            peers: vec![],
+            latency_ms: LATENCY.as_millis() as u64,
+            jitter_ms: 0,
+            correlation_percent: 0,
+        };
+        self.injection(id, action, "nfqueue")
+    }
+
+    fn victim(&self) -> i32 {
+        self.victim.0.id() as i32
+    }
+
+    fn tally(&self) -> u64 {
+        std::fs::metadata(self.folder.path().join("tally")).map_or(0, |file| file.len())
+    }
+
+    /// Nothing is written for half a second.
+    fn is_standing_still(&self) -> bool {
+        let before = self.tally();
+        std::thread::sleep(Duration::from_millis(500));
+        self.tally() == before
+    }
+
+    fn is_frozen(&self) -> bool {
+        let target = identify(&Roots::default(), self.victim()).unwrap();
+        cgroup::read_freezer(&target.cgroup).unwrap() == Some(FreezerState::Frozen)
+    }
+
+    fn cpu_usage_us(&self) -> u64 {
+        let target = identify(&Roots::default(), self.victim()).unwrap();
+        cgroup::cpu_usage_us(&target.cgroup).unwrap().unwrap_or_default()
+    }
+
+    fn is_cut(&self) -> bool {
+        self.lab.rtt("10.77.0.2").is_none()
+    }
+
+    fn tables(&self) -> Vec<String> {
+        KernelSystem::new(Roots::default())
+            .list_tables(&self.lab.far())
+            .unwrap()
+    }
+
+    fn keeper(&self) -> Option<i32> {
+        let text = std::fs::read_to_string(self.state_dir().join("keeper.json")).ok()?;
+        let identity: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let pid = identity["process"]["pid"].as_i64()? as i32;
+        PathBuf::from(format!("/proc/{pid}")).exists().then_some(pid)
+    }
+
+    /// The victim works, traffic flows, and nothing of ours is on the node or in the journal.
+    #[track_caller]
+    fn is_clean(&self) {
+        eventually("no record is left", || {
+            let entries = std::fs::read_dir(self.state_dir().join("journal")).unwrap();
+            entries
+                .flatten()
+                .all(|entry| entry.path().extension().is_none_or(|ending| ending != "json"))
+        });
+        assert_eq!(self.tables(), Vec::<String>::new());
+        assert!(!self.is_frozen() && !self.is_standing_still());
+        assert!(
+            self.lab.rtt("10.77.0.2").is_some_and(|rtt| rtt < LATENCY),
+            "traffic flows undelayed"
+        );
+    }
+
+    /// Its work done the keeper leaves, with its cgroup.
+    #[track_caller]
+    fn keeper_has_left(&self) {
+        eventually("the keeper leaves", || self.keeper().is_none());
+        eventually("its cgroup is gone", || empty_keeper_groups().is_empty());
+    }
+}
+
+/// Groups of keepers that are no more. Another test of this machine may have a living keeper.
+fn empty_keeper_groups() -> Vec<PathBuf> {
+    let tops = cgroup::hierarchies(&Roots::default()).unwrap();
+    let entries = tops
+        .iter()
+        .flat_map(|top| std::fs::read_dir(top).unwrap().flatten());
+    let is_empty =
+        |path: &PathBuf| std::fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|text| text.is_empty());
+    let is_keeper = |path: &PathBuf| path.to_string_lossy().contains("faultline-keeper");
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| is_keeper(path) && is_empty(path))
+        .collect()
+}
+
+pub(crate) fn every_kind_is_felt_and_gone_at_its_deadline() {
+    let scene = Scene::new();
+    let mut daemon = scene.daemon();
+    let cases: [(Injection, &dyn Fn() -> bool); 4] = [
+        (scene.partition("r1.partition.0"), &|| scene.is_cut()),
+        (scene.pause("r1.pause.0"), &|| scene.is_standing_still()),
+        (scene.delay("r1.delay.0"), &|| {
+            scene.lab.rtt("10.77.0.2").is_some_and(|rtt| rtt >= LATENCY)
+        }),
+        (scene.stress("r1.stress.0"), &|| {
+            let before = scene.cpu_usage_us();
+            std::thread::sleep(Duration::from_millis(500));
+            scene.cpu_usage_us() - before > 100_000
+        }),
+    ];
+    for (injection, is_felt) in cases {
+        assert!(!is_felt(), "{} before it was made", injection.id);
+        let started = boottime_ms();
+        daemon.inject(&injection, 3000);
+        daemon.sees(&injection, InjectionPhase::Injected);
+        let made = boottime_ms() - started;
+        assert!(is_felt(), "{} is not felt", injection.id);
+        let status = daemon.sees(&injection, InjectionPhase::Reverted);
+        assert_eq!(status.reason, Some(EndReason::Deadline));
+        let lasted = boottime_ms() - started;
+        println!(
+            "{}: injected after {made} ms, over after {lasted} ms",
+            injection.id
+        );
+        assert!((2900..3000 + LATE_AT_MOST_MS).contains(&lasted));
+        assert!(!is_felt(), "{} after its end", injection.id);
+    }
+    // And by a stop, long before.
+    let injection = scene.partition("r1.partition.1");
+    daemon.inject(&injection, 60_000);
+    daemon.sees(&injection, InjectionPhase::Injected);
+    daemon.revert(&injection);
+    assert_eq!(
+        daemon.sees(&injection, InjectionPhase::Reverted).reason,
+        Some(EndReason::Stopped)
+    );
+    scene.is_clean();
+    scene.keeper_has_left();
+}
+
+pub(crate) fn a_drain_reverts_everything() {
+    let scene = Scene::new();
+    let mut daemon = scene.daemon();
+    let all = [
+        scene.partition("r1.a.0"),
+        scene.pause("r1.b.0"),
+        scene.delay("r1.c.0"),
+    ];
+    for injection in &all {
+        daemon.inject(injection, 60_000);
+        daemon.sees(injection, InjectionPhase::Injected);
+    }
+    assert!(scene.is_frozen() && scene.is_cut());
+    let started = boottime_ms();
+    assert!(daemon.drain().success());
+    println!("drained in {} ms", boottime_ms() - started);
+    scene.is_clean();
+    scene.keeper_has_left();
+}
+
+/// The promise itself: nobody of ours is alive but the kernel's timer and the keeper.
+pub(crate) fn a_killed_daemon_left_dead_is_clean_at_the_deadline() {
+    let scene = Scene::new();
+    let mut daemon = scene.daemon();
+    let all = [scene.partition("r1.a.0"), scene.pause("r1.b.0")];
+    let deadline = boottime_ms() + 6000;
+    for injection in &all {
+        daemon.inject(injection, deadline - boottime_ms());
+        daemon.sees(injection, InjectionPhase::Injected);
+    }
+    daemon.kill();
+    assert!(
+        scene.is_frozen() && scene.is_cut(),
+        "a killed daemon undoes nothing"
+    );
+    eventually("it is thawed", || !scene.is_frozen());
+    let thawed = boottime_ms();
+    eventually("traffic flows", || !scene.is_cut());
+    let flows = boottime_ms();
+    println!(
+        "thawed {} ms, flowing {} ms after the deadline",
+        thawed as i64 - deadline as i64,
+        flows as i64 - deadline as i64
+    );
+    assert!(thawed + 300 >= deadline && thawed <= deadline + LATE_AT_MOST_MS);
+    assert!(flows + 300 >= deadline && flows <= deadline + LATE_AT_MOST_MS);
+    scene.is_clean();
+    scene.keeper_has_left();
+    // Back again it starts nothing and knows what happened.
+    let mut daemon = scene.daemon();
+    for injection in &all {
+        let status = daemon.sees(injection, InjectionPhase::Reverted);
+        assert_eq!(
+            (status.reason, status.message.as_str()),
+            (Some(EndReason::Deadline), "by the keeper")
+        );
+        daemon.inject(injection, 60_000);
+        daemon.sees(injection, InjectionPhase::Reverted);
+    }
+    scene.is_clean();
+}
+
+/// Before, during and after the apply, and in the middle of the undo, as the moments fall.
+pub(crate) fn a_daemon_killed_at_any_moment_leaves_nothing() {
+    let scene = Scene::new();
+    for round in 0..14u64 {
+        let mut daemon = scene.daemon();
+        let all = [
+            scene.partition(&format!("r1.a.{round}")),
+            scene.pause(&format!("r1.b.{round}")),
+        ];
+        // Known to be there: both a first message and a journal.
+        let first = scene.partition(&format!("r1.first.{round}"));
+        daemon.revert(&first);
+        daemon.sees(&first, InjectionPhase::Refused);
+        let deadline = boottime_ms() + 2000;
+        all.iter().for_each(|injection| daemon.inject(injection, 2000));
+        if round >= 9 {
+            daemon.sees(&all[1], InjectionPhase::Injected);
+            all.iter().for_each(|injection| daemon.revert(injection));
+        }
+        std::thread::sleep(Duration::from_millis(round % 9 * 7));
+        daemon.kill();
+        eventually("it is thawed", || !scene.is_frozen());
+        eventually("traffic flows", || !scene.is_cut());
+        let over = boottime_ms();
+        assert!(
+            over <= deadline + LATE_AT_MOST_MS,
+            "round {round}: {} ms late",
+            over - deadline
+        );
+        eventually("no table is left", || scene.tables().is_empty());
+    }
+    scene.is_clean();
+    scene.keeper_has_left();
+}
+
+pub(crate) fn daemon_and_keeper_killed_the_next_daemon_reverts() {
+    let scene = Scene::new();
+    let mut daemon = scene.daemon();
+    let all = [scene.partition("r1.a.0"), scene.pause("r1.b.0")];
+    for injection in &all {
+        daemon.inject(injection, 60_000);
+        daemon.sees(injection, InjectionPhase::Injected);
+    }
+    let keeper = scene.keeper().expect("a keeper lives while faults are");
+    daemon.kill();
+    kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
+    eventually("the keeper is dead", || scene.keeper().is_none());
+    assert!(scene.is_frozen() && scene.is_cut());
+    let mut daemon = scene.daemon();
+    for injection in &all {
+        let status = daemon.sees(injection, InjectionPhase::Reverted);
+        assert_eq!(status.reason, Some(EndReason::DaemonRestart));
+    }
+    scene.is_clean();
+}
+
+pub(crate) fn a_dead_keeper_is_replaced() {
+    let scene = Scene::new();
+    let mut daemon = scene.daemon();
+    let (one, two) = (scene.partition("r1.a.0"), scene.pause("r1.b.0"));
+    daemon.inject(&one, 60_000);
+    daemon.sees(&one, InjectionPhase::Injected);
+    let first = scene.keeper().expect("a keeper lives while faults are");
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    daemon.inject(&two, 5000);
+    daemon.sees(&two, InjectionPhase::Injected);
+    let second = scene.keeper().expect("a keeper lives while faults are");
+    assert_ne!(first, second);
+    daemon.kill();
+    eventually("the new one thaws", || !scene.is_frozen());
+    // It knows the older record as well, which has time left.
+    assert!(scene.is_cut() && scene.keeper() == Some(second));
+    drop(scene.daemon().drain());
+    scene.is_clean();
+    scene.keeper_has_left();
+}
+
+/// A daemon that hangs is as good as dead.
+pub(crate) fn a_stopped_daemon_does_not_hold_a_fault() {
+    let scene = Scene::new();
+    let mut daemon = scene.daemon();
+    let one = scene.pause("r1.a.0");
+    let deadline = boottime_ms() + 2500;
+    daemon.inject(&one, 2500);
+    daemon.sees(&one, InjectionPhase::Injected);
+    kill(Pid::from_raw(daemon.pid()), Signal::SIGSTOP).unwrap();
+    eventually("it is thawed", || !scene.is_frozen());
+    let over = boottime_ms();
+    println!("thawed {} ms after the deadline", over as i64 - deadline as i64);
+    assert!(over <= deadline + LATE_AT_MOST_MS);
+    kill(Pid::from_raw(daemon.pid()), Signal::SIGCONT).unwrap();
+    daemon.sees(&one, InjectionPhase::Reverted);
+    scene.is_clean();
+}
