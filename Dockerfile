@@ -16,7 +16,7 @@ ENTRYPOINT ["/usr/local/bin/faultline"]
 FROM ${RUST} AS builder
 # The build scripts of the etcd and CRI clients call protoc.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends protobuf-compiler \
+ && apt-get install -y --no-install-recommends protobuf-compiler libprotobuf-dev \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .

@@ -9,7 +9,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
 FAULTLINE = $(or $(CARGO_TARGET_DIR),target)/debug/faultline
 LAB = cargo run --locked --quiet -p e2e --bin lab --
-LAB_TESTS = $(basename $(notdir $(wildcard e2e/tests/lab_smoke.rs e2e/tests/scenarios.rs)))
+LAB_TESTS = lab_smoke kernel_lab scenarios
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -47,7 +47,8 @@ scenarios:
 		echo "SKIPPED the scenarios on two real clusters: $$why"; \
 	else \
 		export FAULTLINE_LAB=1; set -x; \
-		cargo test --locked -p e2e $(LAB_TESTS:%=--test %) -- --test-threads=1; \
+		cargo test --locked --workspace $(LAB_TESTS:%=--test %) --no-fail-fast -- --test-threads=1; \
+		code=$$?; $(LAB) down; exit $$code; \
 	fi
 
 lab-up: ## two real clusters on this machine, with Faultline installed; prints the kubeconfigs (root)
@@ -57,7 +58,9 @@ lab-up: ## two real clusters on this machine, with Faultline installed; prints t
 lab-down: ## takes them away again
 	@$(LAB) down
 
-generate: ## what is made from the Rust types: CRDs in the member chart, the charts' rendered snapshots
+generate: ## what is made from the code: CRDs in the member chart, reference pages, rendered charts
 	@e2e/setup.sh demo
-	UPDATE=1 cargo test --locked -p proto --test crds
+	UPDATE=1 cargo test --locked -p proto --test crds --test docs_faults
+	UPDATE=1 cargo test --locked -p cli --test docs_cli
+	UPDATE=1 cargo test --locked -p control-plane --lib rest::
 	UPDATE=1 cargo test --locked -p e2e --test helm_charts

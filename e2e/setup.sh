@@ -36,6 +36,7 @@ lab=(
   socat:socat
   ethtool:ethtool
   busybox-static:/usr/share/doc/busybox-static
+  qemu-system-x86:qemu-system-x86_64
   buildah:buildah
   mmdebstrap:mmdebstrap
   binutils:strip

@@ -79,14 +79,7 @@ impl Acceptor {
         timeout: Duration,
     ) -> Self {
         let max_handshakes = max_handshakes.max(1);
-        Self {
-            listener,
-            config,
-            handshakes: JoinSet::new(),
-            rest: None,
-            max_handshakes,
-            timeout,
-        }
+        Self { listener, config, handshakes: JoinSet::new(), rest: None, max_handshakes, timeout }
     }
 
     /// The bound address.
@@ -153,14 +146,7 @@ async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, remote_addr: Socket
     // The verifier has let it in, so it reads; if that ever changes, no connection rather than an anonymous one.
     let peer = shown.map(Peer::from_der).transpose().map_err(io::Error::other)?;
     let (peer, serial) = peer.map(|peer| (peer.identity, peer.serial)).unzip();
-    Ok(Conn {
-        stream,
-        info: ConnInfo {
-            remote_addr,
-            peer,
-            serial,
-        },
-    })
+    Ok(Conn { stream, info: ConnInfo { remote_addr, peer, serial } })
 }
 
 impl Stream for Acceptor {

@@ -69,9 +69,7 @@ impl FromStr for Pin {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self, Error> {
         let encoded = text.strip_prefix(PIN_PREFIX).ok_or(Error::Pin)?;
-        let bytes = BASE64URL_NOPAD
-            .decode(encoded.as_bytes())
-            .map_err(|_| Error::Pin)?;
+        let bytes = BASE64URL_NOPAD.decode(encoded.as_bytes()).map_err(|_| Error::Pin)?;
         Ok(Self(bytes.try_into().map_err(|_| Error::Pin)?))
     }
 }
@@ -112,12 +110,7 @@ impl TrustBundle {
         let client = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), crate::provider())
             .build()
             .map_err(Error::Verifier)?;
-        Ok(Self {
-            pem: pem.to_owned(),
-            roots,
-            server,
-            client,
-        })
+        Ok(Self { pem: pem.to_owned(), roots, server, client })
     }
 
     /// The PEM text it was read from.
@@ -148,13 +141,7 @@ mod tests {
         let text = pin.to_string();
         assert_eq!(text.parse::<Pin>().unwrap(), pin);
         assert_eq!(text.len(), "sha256/".len() + 43);
-        for wrong in [
-            "",
-            "sha256/",
-            "sha1/AAAA",
-            &text[..text.len() - 1],
-            &format!("{text}="),
-        ] {
+        for wrong in ["", "sha256/", "sha1/AAAA", &text[..text.len() - 1], &format!("{text}=")] {
             assert!(wrong.parse::<Pin>().is_err(), "accepted {wrong:?}");
         }
     }

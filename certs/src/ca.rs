@@ -89,9 +89,7 @@ pub struct Credential {
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential")
-            .field("chain_pem", &self.chain_pem)
-            .finish_non_exhaustive()
+        f.debug_struct("Credential").field("chain_pem", &self.chain_pem).finish_non_exhaustive()
     }
 }
 
@@ -109,9 +107,7 @@ pub struct AuthorityPem {
 
 impl fmt::Debug for AuthorityPem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AuthorityPem")
-            .field("trust_domain", &self.trust_domain)
-            .finish_non_exhaustive()
+        f.debug_struct("AuthorityPem").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
     }
 }
 
@@ -135,12 +131,7 @@ impl Signer {
             return Err(Error::Mismatch(what));
         }
         let lifetime = Lifetime::of_chain_pem(&certificate_pem).map_err(Error::Read)?;
-        Ok(Self {
-            certificate_pem,
-            key,
-            lifetime,
-            pin,
-        })
+        Ok(Self { certificate_pem, key, lifetime, pin })
     }
 
     fn issuer(&self) -> Result<Issuer<'static, &rcgen::KeyPair>, Error> {
@@ -148,10 +139,7 @@ impl Signer {
     }
 
     fn credential(&self) -> Credential {
-        Credential {
-            chain_pem: self.certificate_pem.clone(),
-            key_pem: self.key.to_pem(),
-        }
+        Credential { chain_pem: self.certificate_pem.clone(), key_pem: self.key.to_pem() }
     }
 }
 
@@ -167,11 +155,7 @@ impl Authority {
     pub fn create(trust_domain: TrustDomain, now: Timestamp) -> Result<Self, Error> {
         let root = issue::root(&trust_domain, now)?;
         let intermediate = issue::intermediate(&root, &trust_domain, now)?;
-        Ok(Self {
-            trust_domain,
-            root,
-            intermediate,
-        })
+        Ok(Self { trust_domain, root, intermediate })
     }
 
     /// Makes a new intermediate (2 years) under the same root: pins and bundles stay valid, leaves signed before too.
@@ -183,11 +167,7 @@ impl Authority {
     /// Reads an exported CA and checks that each key belongs to its certificate.
     pub fn from_pem(pem: &AuthorityPem) -> Result<Self, Error> {
         let signer = |credential: &Credential, what| {
-            Signer::new(
-                credential.chain_pem.clone(),
-                PrivateKey::from_pem(&credential.key_pem)?,
-                what,
-            )
+            Signer::new(credential.chain_pem.clone(), PrivateKey::from_pem(&credential.key_pem)?, what)
         };
         Ok(Self {
             trust_domain: pem.trust_domain.clone(),

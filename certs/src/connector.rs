@@ -74,18 +74,12 @@ pub struct Connector {
 impl Connector {
     /// Expects the server to be called what is dialled.
     pub fn new(config: Arc<ClientConfig>) -> Self {
-        Self {
-            config,
-            server_name: None,
-        }
+        Self { config, server_name: None }
     }
 
     /// Expects (and asks for, by SNI) `name` whatever is dialled.
     pub fn with_server_name(self, name: &str) -> Result<Self, Error> {
-        Ok(Self {
-            server_name: Some(server_name(name)?),
-            ..self
-        })
+        Ok(Self { server_name: Some(server_name(name)?), ..self })
     }
 
     /// Connects to the URI's host and port (443 without one), within [`CONNECT_TIMEOUT`].
@@ -103,17 +97,11 @@ impl Connector {
     }
 
     async fn dial(&self, address: &str, name: ServerName<'static>) -> Result<Dialled, Error> {
-        let tcp = |source| Error::Tcp {
-            address: address.to_owned(),
-            source,
-        };
+        let tcp = |source| Error::Tcp { address: address.to_owned(), source };
         let stream = TcpStream::connect(address).await.map_err(tcp)?;
         stream.set_nodelay(true).map_err(tcp)?;
         let connector = TlsConnector::from(Arc::clone(&self.config));
-        let stream = connector
-            .connect(name, stream)
-            .await
-            .map_err(|source| tls_error(address, source))?;
+        let stream = connector.connect(name, stream).await.map_err(|source| tls_error(address, source))?;
         Ok(Dialled(stream))
     }
 }
@@ -125,16 +113,11 @@ fn server_name(name: &str) -> Result<ServerName<'static>, Error> {
 /// Finds our own refusal inside the layers that rustls and io wrap around it.
 fn tls_error(address: &str, source: io::Error) -> Error {
     let address = address.to_owned();
-    let inner = source
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     if let Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) = inner
         && let Some(rejected) = other.0.downcast_ref::<Rejected>()
     {
-        return Error::Rejected {
-            address,
-            source: Box::new(rejected.clone()),
-        };
+        return Error::Rejected { address, source: Box::new(rejected.clone()) };
     }
     Error::Tls { address, source }
 }
@@ -161,11 +144,7 @@ pub struct Dialled(TlsStream<TcpStream>);
 impl Connection for Dialled {
     fn connected(&self) -> Connected {
         let connected = Connected::new();
-        if self.0.get_ref().1.alpn_protocol() == Some(b"h2") {
-            connected.negotiated_h2()
-        } else {
-            connected
-        }
+        if self.0.get_ref().1.alpn_protocol() == Some(b"h2") { connected.negotiated_h2() } else { connected }
     }
 }
 

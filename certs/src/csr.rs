@@ -45,9 +45,7 @@ pub struct PrivateKey(KeyPair);
 impl PrivateKey {
     /// A new key from the system's random source.
     pub fn generate() -> Result<Self, Error> {
-        Ok(Self(
-            KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(Error::Generate)?,
-        ))
+        Ok(Self(KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(Error::Generate)?))
     }
 
     /// Reads PKCS#8 PEM.
@@ -83,9 +81,7 @@ impl PrivateKey {
 
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PrivateKey")
-            .field("key_hash", &self.key_hash())
-            .finish_non_exhaustive()
+        f.debug_struct("PrivateKey").field("key_hash", &self.key_hash()).finish_non_exhaustive()
     }
 }
 
@@ -152,9 +148,7 @@ mod tests {
     #[test]
     fn a_request_signed_by_another_key_is_refused() {
         let pem = PrivateKey::generate().unwrap().csr_pem().unwrap();
-        let mut der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
-            .unwrap()
-            .to_vec();
+        let mut der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec();
         // The last byte is inside the signature.
         let last = der.len() - 1;
         der[last] ^= 1;
@@ -168,11 +162,7 @@ mod tests {
     #[test]
     fn other_keys_and_junk_are_refused() {
         let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
-        let request = rcgen::CertificateParams::default()
-            .serialize_request(&p384)
-            .unwrap()
-            .pem()
-            .unwrap();
+        let request = rcgen::CertificateParams::default().serialize_request(&p384).unwrap().pem().unwrap();
         assert!(matches!(Csr::from_pem(&request), Err(Error::Algorithm)));
         assert!(matches!(Csr::from_pem(&"x".repeat(9000)), Err(Error::TooLarge)));
         assert!(matches!(Csr::from_pem(""), Err(Error::Malformed)));

@@ -87,24 +87,17 @@ pub enum Role {
 impl Role {
     /// The agent of `cluster`.
     pub fn agent(cluster: impl Into<String>) -> Self {
-        Self::Agent {
-            cluster: cluster.into(),
-        }
+        Self::Agent { cluster: cluster.into() }
     }
 
     /// The daemon on `node` of `cluster`.
     pub fn node(cluster: impl Into<String>, node: impl Into<String>) -> Self {
-        Self::Node {
-            cluster: cluster.into(),
-            node: node.into(),
-        }
+        Self::Node { cluster: cluster.into(), node: node.into() }
     }
 
     /// The control-plane replica `replica`.
     pub fn control_plane(replica: impl Into<String>) -> Self {
-        Self::ControlPlane {
-            replica: replica.into(),
-        }
+        Self::ControlPlane { replica: replica.into() }
     }
 
     /// The operator `name`.

@@ -43,11 +43,7 @@ impl Serial {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         let first = bytes.iter().position(|b| *b != 0).unwrap_or(bytes.len());
         let digits = HEXLOWER.encode(&bytes[first..]);
-        Self(if digits.is_empty() {
-            "00".to_owned()
-        } else {
-            digits
-        })
+        Self(if digits.is_empty() { "00".to_owned() } else { digits })
     }
 
     /// The hexadecimal text.
@@ -106,9 +102,7 @@ impl Lifetime {
 
     /// When a certificate of ours was issued: five minutes after it begins, at the latest when it ends.
     pub fn issued_at(&self) -> Timestamp {
-        self.not_before
-            .checked_add(BACKDATE)
-            .map_or(self.not_after, |at| at.min(self.not_after))
+        self.not_before.checked_add(BACKDATE).map_or(self.not_after, |at| at.min(self.not_after))
     }
 
     pub(crate) fn of(certificate: &X509Certificate<'_>) -> Result<Self, Error> {
@@ -159,9 +153,7 @@ pub fn serial_of_pem(chain_pem: &str) -> Result<Serial, Error> {
 
 /// The serial of a certificate of any kind.
 pub(crate) fn serial_of(der: &CertificateDer<'_>) -> Result<Serial, Error> {
-    with_certificate(der, |certificate| {
-        Ok(Serial::from_bytes(certificate.raw_serial()))
-    })
+    with_certificate(der, |certificate| Ok(Serial::from_bytes(certificate.raw_serial())))
 }
 
 /// Parses `der` and gives it to `read`; trailing bytes are refused.
@@ -176,9 +168,7 @@ pub(crate) fn with_certificate<T>(
 }
 
 fn identity_of(certificate: &X509Certificate<'_>) -> Result<Identity, Error> {
-    let names = certificate
-        .subject_alternative_name()
-        .map_err(|_| Error::NotACertificate)?;
+    let names = certificate.subject_alternative_name().map_err(|_| Error::NotACertificate)?;
     let mut uris = Vec::new();
     for name in names.iter().flat_map(|extension| &extension.value.general_names) {
         if let GeneralName::URI(uri) = name {
@@ -212,10 +202,7 @@ mod tests {
         assert_eq!(read(&[one, two]), Err(Error::UriNames(2)));
         assert_eq!(read(&[one, "https://x"]), Err(Error::UriNames(2)));
         assert!(matches!(read(&["https://x"]), Err(Error::Identity(_))));
-        assert_eq!(
-            Peer::from_der(&vec![0x30, 0x00].into()),
-            Err(Error::NotACertificate)
-        );
+        assert_eq!(Peer::from_der(&vec![0x30, 0x00].into()), Err(Error::NotACertificate));
     }
 
     #[test]

@@ -11,9 +11,8 @@ pub struct Error;
 
 /// Every certificate of a PEM text, in order; at least one, each well-formed X.509.
 pub(crate) fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|_| Error)?;
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().map_err(|_| Error)?;
     let well_formed = |der: &CertificateDer<'_>| {
         x509_parser::parse_x509_certificate(der).is_ok_and(|(rest, _)| rest.is_empty())
     };

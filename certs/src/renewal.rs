@@ -10,16 +10,9 @@ const JITTER_DIVISOR: i32 = 10;
 /// The instant to renew at: half the time from issue to end, moved by up to 5 % of it either way so that a fleet
 /// which enrolled at once does not renew at once. `jitter` is uniform in 0..1; anything outside (NaN too) is clamped.
 pub fn renew_at(lifetime: &Lifetime, jitter: f64) -> Timestamp {
-    let jitter = if jitter.is_nan() {
-        0.5
-    } else {
-        jitter.clamp(0.0, 1.0)
-    };
+    let jitter = if jitter.is_nan() { 0.5 } else { jitter.clamp(0.0, 1.0) };
     let issued_at = lifetime.issued_at();
-    let total = lifetime
-        .not_after
-        .duration_since(issued_at)
-        .max(SignedDuration::ZERO);
+    let total = lifetime.not_after.duration_since(issued_at).max(SignedDuration::ZERO);
     let width = total / JITTER_DIVISOR;
     let moved = width.as_millis() as f64 * jitter;
     let offset = total / 2 - width / 2 + SignedDuration::from_millis(moved as i64);
@@ -46,10 +39,7 @@ mod tests {
 
     fn lifetime(from: i64, to: i64) -> Lifetime {
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
-        Lifetime {
-            not_before: at(from),
-            not_after: at(to),
-        }
+        Lifetime { not_before: at(from), not_after: at(to) }
     }
 
     #[test]

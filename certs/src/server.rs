@@ -29,14 +29,8 @@ pub fn config(
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let verifier = match clients {
         ClientAuth::None => WebPkiClientVerifier::no_client_auth(),
-        ClientAuth::Optional(rules) => Arc::new(ClientVerifier {
-            rules,
-            mandatory: false,
-        }),
-        ClientAuth::Required(rules) => Arc::new(ClientVerifier {
-            rules,
-            mandatory: true,
-        }),
+        ClientAuth::Optional(rules) => Arc::new(ClientVerifier { rules, mandatory: false }),
+        ClientAuth::Required(rules) => Arc::new(ClientVerifier { rules, mandatory: true }),
     };
     let mut config = ServerConfig::builder_with_provider(crate::provider())
         .with_protocol_versions(protocol.versions())?

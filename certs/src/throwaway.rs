@@ -62,13 +62,7 @@ impl Throwaway {
         let role = Role::control_plane("throwaway");
         let server =
             ReloadableIdentity::new(&authority.issue_server(SERVER_NAMES, Some(&role), now, TTL)?)?;
-        Ok(Self {
-            authority,
-            bundle,
-            revocations: Reloadable::new(Revocations::default()),
-            server,
-            now,
-        })
+        Ok(Self { authority, bundle, revocations: Reloadable::new(Revocations::default()), server, now })
     }
 
     /// The rules by which its servers let peers in.
@@ -82,20 +76,12 @@ impl Throwaway {
 
     /// A gRPC server that requires a certificate.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
-        Ok(server::config(
-            &self.server,
-            ClientAuth::Required(self.rules()),
-            Protocol::Grpc,
-        )?)
+        Ok(server::config(&self.server, ClientAuth::Required(self.rules()), Protocol::Grpc)?)
     }
 
     /// A gRPC and HTTP server that lets clients without a certificate in, too.
     pub fn open_server_config(&self) -> Result<Arc<ServerConfig>, Error> {
-        Ok(server::config(
-            &self.server,
-            ClientAuth::Optional(self.rules()),
-            Protocol::Http,
-        )?)
+        Ok(server::config(&self.server, ClientAuth::Optional(self.rules()), Protocol::Http)?)
     }
 
     /// A certificate for `role`, valid for a day.
@@ -106,22 +92,12 @@ impl Throwaway {
     /// A gRPC client that dials as `role` and checks the server's name.
     pub fn client_config(&self, role: &Role) -> Result<Arc<ClientConfig>, Error> {
         let identity = ReloadableIdentity::new(&self.credential(role)?)?;
-        Ok(client::config(
-            &identity,
-            Trust::Bundle(self.bundle.clone()),
-            Expect::Name,
-            Protocol::Grpc,
-        )?)
+        Ok(client::config(&identity, Trust::Bundle(self.bundle.clone()), Expect::Name, Protocol::Grpc)?)
     }
 
     /// A gRPC client without a certificate that knows only the root's pin.
     pub fn joining_client_config(&self) -> Result<Arc<ClientConfig>, Error> {
         let trust = Trust::Pin(self.authority.pin());
-        Ok(client::config(
-            &ReloadableIdentity::empty(),
-            trust,
-            Expect::Name,
-            Protocol::Grpc,
-        )?)
+        Ok(client::config(&ReloadableIdentity::empty(), trust, Expect::Name, Protocol::Grpc)?)
     }
 }

@@ -81,9 +81,7 @@ impl Secret {
 impl FromStr for Secret {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self, Error> {
-        let bytes = BASE64URL_NOPAD
-            .decode(text.as_bytes())
-            .map_err(|_| Error::Secret)?;
+        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| Error::Secret)?;
         Ok(Self(bytes.try_into().map_err(|_| Error::Secret)?))
     }
 }
@@ -104,11 +102,7 @@ impl SecretHash {
     /// Whether `secret` is the one, in a time that does not depend on where they differ.
     pub fn matches(&self, secret: &Secret) -> bool {
         let other = secret.hash();
-        self.0
-            .iter()
-            .zip(other.0)
-            .fold(0, |difference, (a, b)| difference | (a ^ b))
-            == 0
+        self.0.iter().zip(other.0).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
     }
 }
 
@@ -150,19 +144,9 @@ impl JoinToken {
     ) -> Result<Self, Error> {
         let (mut id, mut secret) = ([0; ID_BYTES], [0; SECRET_BYTES]);
         let random = SystemRandom::new();
-        random
-            .fill(&mut id)
-            .and_then(|()| random.fill(&mut secret))
-            .map_err(|_| Error::Random)?;
+        random.fill(&mut id).and_then(|()| random.fill(&mut secret)).map_err(|_| Error::Random)?;
         let (addr, cluster) = (addr.into(), cluster.into());
-        let token = Self {
-            addr,
-            cluster,
-            id: TokenId(id),
-            pin,
-            server_name,
-            secret: Secret(secret),
-        };
+        let token = Self { addr, cluster, id: TokenId(id), pin, server_name, secret: Secret(secret) };
         token.check()?;
         Ok(token)
     }
@@ -178,11 +162,7 @@ impl JoinToken {
         };
         // A struct of strings always has a JSON form.
         let json = serde_json::to_vec(&payload).unwrap_or_default();
-        format!(
-            "{VERSION}.{}.{}",
-            BASE64URL_NOPAD.encode(&json),
-            self.secret.reveal()
-        )
+        format!("{VERSION}.{}.{}", BASE64URL_NOPAD.encode(&json), self.secret.reveal())
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -220,32 +200,15 @@ impl FromStr for JoinToken {
         };
         if version != VERSION {
             let ours = version.starts_with("flj");
-            return Err(if ours {
-                Error::Version(version.to_owned())
-            } else {
-                Error::Form
-            });
+            return Err(if ours { Error::Version(version.to_owned()) } else { Error::Form });
         }
         let json = BASE64URL_NOPAD
             .decode(payload.as_bytes())
             .map_err(|_| Error::Payload("not base64url".to_owned()))?;
         let payload: Payload =
             serde_json::from_slice(&json).map_err(|error| Error::Payload(error.to_string()))?;
-        let Payload {
-            addr,
-            cluster,
-            id,
-            pin,
-            server_name,
-        } = payload;
-        let token = Self {
-            addr,
-            cluster,
-            id,
-            pin,
-            server_name,
-            secret: secret.parse()?,
-        };
+        let Payload { addr, cluster, id, pin, server_name } = payload;
+        let token = Self { addr, cluster, id, pin, server_name, secret: secret.parse()? };
         token.check()?;
         Ok(token)
     }

@@ -51,7 +51,7 @@ pub(crate) enum Form {
 pub(crate) enum Command {
     /// Run a role: control plane, agent, node daemon or host
     #[command(subcommand)]
-    Serve(crate::serve::Role),
+    Serve(Box<crate::serve::Role>),
     /// Store Experiments and Grants; runs nothing
     Apply(FileArg),
     /// Check files without a control plane: every problem at once
@@ -342,9 +342,10 @@ pub(crate) struct DemoArgs {
 /// Splits KEY=VALUE pairs.
 pub(crate) fn pairs(list: &[String]) -> anyhow::Result<std::collections::BTreeMap<String, String>> {
     let pair = |text: &String| {
-        let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| {
-            crate::exit::Misuse(format!("{text:?} is not KEY=VALUE"))
-        })?;
+        let (key, value) = text
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| crate::exit::Misuse(format!("{text:?} is not KEY=VALUE")))?;
         Ok((key.to_owned(), value.to_owned()))
     };
     list.iter().map(pair).collect()

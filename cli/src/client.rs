@@ -67,12 +67,13 @@ impl Client {
 
     pub(crate) fn new(context: &Context) -> anyhow::Result<Self> {
         let authority = context.server.strip_prefix("https://").map(|a| a.trim_end_matches('/'));
-        let authority = authority.with_context(|| format!("{:?} is not https://host:port", context.server))?;
+        let authority =
+            authority.with_context(|| format!("{:?} is not https://host:port", context.server))?;
         let trust = match (&context.pin, &context.ca_pem) {
             (Some(pin), _) => certs::client::Trust::Pin(pin.parse().context("read the pin")?),
-            (None, Some(pem)) => {
-                certs::client::Trust::Bundle(certs::Reloadable::new(certs::TrustBundle::from_pem(pem).context("read the CA bundle")?))
-            }
+            (None, Some(pem)) => certs::client::Trust::Bundle(certs::Reloadable::new(
+                certs::TrustBundle::from_pem(pem).context("read the CA bundle")?,
+            )),
             (None, None) => bail!("the context has neither pin nor CA bundle: log in again"),
         };
         let anonymous = certs::ReloadableIdentity::empty();
@@ -84,7 +85,12 @@ impl Client {
         })
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<http::Response<Incoming>> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> anyhow::Result<http::Response<Incoming>> {
         // The connector makes the TLS; an https URI would make hyper refuse it.
         let mut request = Request::builder()
             .method(method)
@@ -96,7 +102,8 @@ impl Client {
         }
         let request = request.body(Full::new(body.unwrap_or_default().into()))?;
         let response = self.http.request(request).await;
-        let response = response.with_context(|| format!("reach the control plane at https://{}", self.authority))?;
+        let response =
+            response.with_context(|| format!("reach the control plane at https://{}", self.authority))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -105,7 +112,12 @@ impl Client {
         Err(refusal(status, &body).into())
     }
 
-    async fn typed<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<T> {
+    async fn typed<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> anyhow::Result<T> {
         let response = self.send(method, path, body).await?;
         let body = collect(response.into_body()).await?;
         serde_json::from_slice(&body).context("read the control plane's answer")
@@ -115,11 +127,19 @@ impl Client {
         self.typed(Method::GET, path, None).await
     }
 
-    pub(crate) async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> anyhow::Result<T> {
+    pub(crate) async fn post<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> anyhow::Result<T> {
         self.typed(Method::POST, path, Some(serde_json::to_vec(body)?)).await
     }
 
-    pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> anyhow::Result<T> {
+    pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> anyhow::Result<T> {
         self.typed(Method::PUT, path, Some(serde_json::to_vec(body)?)).await
     }
 

@@ -70,9 +70,16 @@ mod tests {
 
     use super::{Exit, Misuse};
 
-    const OUTCOMES: [Outcome; 6] =
-        [Outcome::Completed, Outcome::Aborted, Outcome::Halted, Outcome::Missed, Outcome::Denied, Outcome::Failed];
-    const VERDICTS: [Verdict; 4] = [Verdict::Held, Verdict::NotMeasured, Verdict::Inconclusive, Verdict::Broken];
+    const OUTCOMES: [Outcome; 6] = [
+        Outcome::Completed,
+        Outcome::Aborted,
+        Outcome::Halted,
+        Outcome::Missed,
+        Outcome::Denied,
+        Outcome::Failed,
+    ];
+    const VERDICTS: [Verdict; 4] =
+        [Verdict::Held, Verdict::NotMeasured, Verdict::Inconclusive, Verdict::Broken];
 
     fn summary(outcome: Option<Outcome>, verdict: Verdict, residue: Residue) -> RunSummary {
         RunSummary {

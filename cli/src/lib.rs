@@ -34,7 +34,7 @@ pub fn main() -> ExitCode {
         }
     };
     let exit = match cli.command {
-        Command::Serve(role) => serve::main(role),
+        Command::Serve(role) => serve::main(*role),
         Command::Worker(worker) => serve::worker(&worker),
         Command::Demo(demo) => demo::main(&demo),
         verb => verbs::main(verb, cli.global),

@@ -25,7 +25,8 @@ use crate::output;
 
 /// Runs a verb to its end.
 pub(crate) fn main(verb: Command, global: Global) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(dispatch(verb, global))
 }
 

@@ -22,7 +22,10 @@ impl Clock for SystemClock {
     fn now(&self) -> Now {
         // CLOCK_BOOTTIME exists on every kernel we run on; zero only delays what waits for it.
         let boottime_ms = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |t| {
-            t.tv_sec().unsigned_abs().saturating_mul(1000).saturating_add(t.tv_nsec().unsigned_abs() / 1_000_000)
+            t.tv_sec()
+                .unsigned_abs()
+                .saturating_mul(1000)
+                .saturating_add(t.tv_nsec().unsigned_abs() / 1_000_000)
         });
         Now { wall: Timestamp::now(), boottime_ms }
     }

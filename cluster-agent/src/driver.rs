@@ -1,6 +1,8 @@
 //! The one owner of the engine's state and the one reader of clocks on its behalf: event, step, effects. It never
 //! waits for the centre, a node, the apiserver or a disk; all of these run beside it and answer with an [`Input`].
 
+mod said;
+mod seen;
 pub mod writer;
 
 use std::collections::BTreeMap;
@@ -9,23 +11,21 @@ use std::time::Duration;
 
 use anyhow::Context;
 use backon::{ConstantBuilder, Retryable};
-use proto::cluster::{InventorySummary, NodeSummary};
 use proto::ids::{InjectionId, RunId};
 use proto::injection::TargetRef;
-use proto::wire::{Authored, AuthoredRef, Down, Held, NodeDown};
-use tokio::sync::{mpsc, watch};
+use proto::wire::{Down, NodeDown};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::DropGuard;
 
+use self::seen::Seen;
 use self::writer::Writer;
 use crate::clock::Clock;
-use crate::cluster::{
-    AuthoredSet, CeilingSeen, Doors, Inventory, LatchedHalts, Leadership, LocalHalt, PodDeletion,
-};
+use crate::cluster::{AuthoredSet, Doors, LatchedHalts, Leadership, PodDeletion};
 use crate::engine::{Effect, Event, Now, Sample, Settings, State, step};
 use crate::health::Metrics;
-use crate::link::outbox::{Facts, Outbox};
+use crate::link::outbox::Outbox;
 use crate::link::session::LinkEvent;
 use crate::nodes::session::NodeEvent;
 use crate::probes::{Denied, Probes};
@@ -35,10 +35,10 @@ pub const INPUTS: usize = 1024;
 /// Nothing is looked at more often than this because of time alone.
 const TICK_AT_LEAST: Duration = Duration::from_millis(20);
 /// Monotonic sleeps do not count a suspended machine's time: look at boottime again after so long.
+/// (what is Unknown becomes clean by time alone, too).
 const TICK_AT_MOST: Duration = Duration::from_secs(1);
 /// Inventory is said at most this often.
 const INVENTORY_EVERY: Duration = Duration::from_secs(2);
-const MAX_NODES_SAID: usize = 100;
 
 /// Everything that happens to the driver, but for what the cluster shows.
 #[derive(Debug)]
@@ -74,14 +74,6 @@ struct NodePort {
     session: u64,
     down: mpsc::Sender<NodeDown>,
     _end: DropGuard,
-}
-
-struct Seen {
-    inventory: watch::Receiver<Option<Arc<Inventory>>>,
-    ceiling: watch::Receiver<CeilingSeen>,
-    halts: watch::Receiver<Option<Arc<Vec<LocalHalt>>>>,
-    authored: watch::Receiver<Option<Arc<AuthoredSet>>>,
-    leadership: watch::Receiver<Leadership>,
 }
 
 /// The driver of one leadership.
@@ -123,13 +115,7 @@ impl Driver {
         denied: Denied,
     ) -> Self {
         let (tell, inputs) = channel;
-        let seen = Seen {
-            inventory: doors.sight.inventory(),
-            ceiling: doors.sight.ceiling(),
-            halts: doors.sight.local_halts(),
-            authored: doors.sight.authored(),
-            leadership: doors.sight.leadership(),
-        };
+        let seen = Seen::of(&*doors.sight);
         Self {
             state: State::new(settings),
             doors,
@@ -153,6 +139,7 @@ impl Driver {
     }
 
     /// Measures into these.
+    #[must_use]
     pub fn measured(self, metrics: Metrics) -> Self {
         Self { metrics, ..self }
     }
@@ -177,7 +164,7 @@ impl Driver {
                 }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.take(Event::Tick),
                 () = sleep_until(inventory.unwrap_or_else(Instant::now)), if inventory.is_some() => self.say_inventory(),
-                seen = changed(&mut self.seen) => {
+                seen = self.seen.changed() => {
                     seen.context("the cluster door is gone")?;
                     self.look();
                 }
@@ -191,7 +178,10 @@ impl Driver {
     }
 
     fn next_tick(&self) -> Option<Instant> {
-        let wake = self.state.wake_at()?;
+        if self.state.runs.is_empty() {
+            return None;
+        }
+        let wake = self.state.wake_at().unwrap_or(u64::MAX);
         let left = wake.saturating_sub(self.clock.now().boottime_ms);
         Some(Instant::now() + Duration::from_millis(left).clamp(TICK_AT_LEAST, TICK_AT_MOST))
     }
@@ -208,7 +198,7 @@ impl Driver {
                 }
             }
         }
-        self.outbox.set_facts(self.facts());
+        self.outbox.set_facts(said::facts(&self.state));
         self.measure(now);
     }
 
@@ -220,20 +210,6 @@ impl Driver {
         self.metrics.halts.set(number(self.state.all_halts().len()));
         let held = self.state.runs.values().filter(|run| crate::engine::nodes::holds_any(run, now)).count();
         self.metrics.active_runs.set(number(held));
-    }
-
-    fn facts(&self) -> Facts {
-        let held = self.state.runs.values().map(|run| Held {
-            run: run.desired.run.clone(),
-            generation: run.desired.generation,
-            intent: run.desired.intent,
-        });
-        Facts {
-            held: held.collect(),
-            halts: self.state.halts.latched.halts.clone(),
-            cluster_uid: self.state.inventory.as_ref().map(|i| i.cluster_uid.clone()).unwrap_or_default(),
-            accepts_starts: self.state.accepts_starts,
-        }
     }
 
     /// Takes every snapshot that the cluster shows now.
@@ -252,7 +228,7 @@ impl Driver {
         }
         let authored = self.seen.authored.borrow_and_update().clone();
         if let Some(authored) = authored {
-            self.say_authored(authored);
+            self.say_authored(&authored);
         }
         self.inventory_soon(INVENTORY_EVERY);
     }
@@ -265,27 +241,20 @@ impl Driver {
     fn say_inventory(&mut self) {
         self.inventory_due = None;
         if self.state.link.up {
-            self.outbox.inventory(summary(&self.state));
+            self.outbox.inventory(said::inventory(&self.state));
         }
     }
 
     /// Says what changed since it was last said on this session; all of it on a new one.
-    fn say_authored(&mut self, set: Arc<AuthoredSet>) {
+    fn say_authored(&mut self, set: &Arc<AuthoredSet>) {
         if !(self.state.link.up && self.state.link.accepted) {
             return;
         }
         let before = self.said_authored.replace(set.clone()).unwrap_or_default();
-        if Arc::ptr_eq(&before, &set) {
+        if Arc::ptr_eq(&before, set) {
             return;
         }
-        for (object, authored) in set.iter().filter(|(object, authored)| before.get(object) != Some(authored)) {
-            tracing::debug!(kind = object.kind.as_str(), name = %object.name, "authored");
-            self.outbox.authored(authored.clone());
-        }
-        for object in before.keys().filter(|object| !set.contains_key(object)) {
-            self.outbox.authored(gone(object.clone()));
-        }
-        self.outbox.authored_list(set.keys().cloned().collect());
+        said::authored(&self.outbox, &before, set);
     }
 
     fn input(&mut self, input: Input) {
@@ -293,7 +262,9 @@ impl Driver {
             Input::Link(event) => self.link(event),
             Input::Node(event) => self.node(event),
             Input::Sample(sample) => self.take(Event::Sample(sample)),
-            Input::Killed { run, injection, result } => self.take(Event::PodKilled { run, injection, result }),
+            Input::Killed { run, injection, result } => {
+                self.take(Event::PodKilled { run, injection, result });
+            }
             Input::Persisted { run, version } => self.take(Event::RecordPersisted { run, version }),
             Input::HaltsPersisted(latched) => self.take(Event::HaltsPersisted(latched)),
         }
@@ -316,14 +287,16 @@ impl Driver {
         self.said_authored = None;
         let authored = self.seen.authored.borrow().clone();
         if let Some(authored) = authored {
-            self.say_authored(authored);
+            self.say_authored(&authored);
         }
         self.inventory_soon(Duration::ZERO);
     }
 
     fn message(&mut self, down: Down) {
         match down {
-            Down::Desired { desired, start_within_ms } => self.take(Event::Desired { desired, start_within_ms }),
+            Down::Desired { desired, start_within_ms } => {
+                self.take(Event::Desired { desired, start_within_ms });
+            }
             Down::DesiredList(runs) => self.take(Event::DesiredList(runs)),
             Down::Spec { hash, body } => self.take(Event::Spec { hash, body }),
             Down::ClockReply { id, at } => {
@@ -390,14 +363,14 @@ impl Driver {
             }
             Effect::Inject { node, inject } => {
                 tracing::info!(%node, injection = %inject.injection.id, remaining_ms = inject.remaining_ms, "inject");
-                self.to_node(&node, NodeDown::Inject(inject));
+                self.send_node(&node, NodeDown::Inject(inject));
             }
             Effect::Revert { node, injection, reason } => {
                 tracing::info!(%node, %injection, reason, "revert");
-                self.to_node(&node, NodeDown::Revert { injection, reason });
+                self.send_node(&node, NodeDown::Revert { injection, reason });
             }
             Effect::NodeHalts { node, halts, resumed } => {
-                self.to_node(&node, NodeDown::Halts { halts, resumed });
+                self.send_node(&node, NodeDown::Halts { halts, resumed });
             }
             Effect::KillPod { run, injection, target, grace_s } => self.kill(run, injection, target, grace_s),
             Effect::StartProbes { run, stage, probes } => {
@@ -413,7 +386,7 @@ impl Driver {
     }
 
     /// A daemon that does not drain its queue loses the session and comes back with what it holds.
-    fn to_node(&mut self, node: &str, message: NodeDown) {
+    fn send_node(&mut self, node: &str, message: NodeDown) {
         let sent = self.ports.get(node).map(|port| port.down.try_send(message));
         if !matches!(sent, Some(Ok(()))) {
             tracing::warn!(node, "message to the daemon was not sent");
@@ -432,41 +405,5 @@ impl Driver {
             // The driver is gone only when everything ends.
             let _ = tell.send(Input::Killed { run, injection, result }).await;
         });
-    }
-}
-
-async fn changed(seen: &mut Seen) -> Result<(), watch::error::RecvError> {
-    tokio::select! {
-        changed = seen.inventory.changed() => changed,
-        changed = seen.ceiling.changed() => changed,
-        changed = seen.halts.changed() => changed,
-        changed = seen.authored.changed() => changed,
-        changed = seen.leadership.changed() => changed,
-    }
-}
-
-fn gone(object: AuthoredRef) -> Authored {
-    Authored { object, generation: 0, author: String::new(), body: Vec::new() }
-}
-
-fn summary(state: &State) -> InventorySummary {
-    let inventory = state.inventory.clone().unwrap_or_default();
-    let nodes = inventory.nodes.keys().take(MAX_NODES_SAID).map(|name| {
-        let node = state.nodes.get(name);
-        let capabilities = node.into_iter().flat_map(|n| &n.capabilities.capabilities);
-        NodeSummary {
-            name: name.clone(),
-            daemon: state.connected(name),
-            missing: capabilities.filter(|(_, c)| !c.present).map(|(name, _)| name.clone()).collect(),
-        }
-    });
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    InventorySummary {
-        pods: number(inventory.pods.len()),
-        nodes: nodes.collect(),
-        node_count: number(inventory.nodes.len()),
-        daemons: number(state.nodes.values().filter(|n| n.connected).count()),
-        has_ceiling: matches!(state.ceiling, CeilingSeen::Present(_)),
-        accepts_starts: state.accepts_starts,
     }
 }

@@ -291,8 +291,10 @@ pub fn step(state: &mut State, event: Event, now: Now) -> Vec<Effect> {
         Event::NodeHalts { node, state: halts } => halts::node(state, &node, halts, &mut out),
         Event::Inventory(inventory) => state.inventory = Some(inventory),
         Event::Ceiling(ceiling) => state.ceiling = ceiling,
-        Event::Sample(sample) => probing::sample(state, sample, now),
-        Event::PodKilled { run, injection, result } => nodes::pod_killed(state, &run, &injection, result, now),
+        Event::Sample(sample) => probing::sample(state, &sample, now),
+        Event::PodKilled { run, injection, result } => {
+            nodes::pod_killed(state, &run, &injection, result, now);
+        }
         Event::RecordPersisted { run, version } => {
             if let Some(run) = state.runs.get_mut(&run) {
                 run.record_confirmed = run.record_confirmed.max(version);

@@ -48,7 +48,8 @@ impl Leading {
     pub async fn run(self, nodes: &mut mpsc::Receiver<NodeConnection>) -> anyhow::Result<()> {
         let epoch = self.settings.agent_epoch;
         tracing::info!(cluster = %self.settings.cluster, epoch, "leading");
-        let outbox = Arc::new(Outbox::new(epoch));
+        let last_seq = self.clock.now().wall.as_millisecond().unsigned_abs();
+        let outbox = Arc::new(Outbox::new(epoch, last_seq));
         let (tell, inputs) = mpsc::channel(INPUTS);
         let link = Link {
             dial: self.dial,
@@ -60,9 +61,8 @@ impl Leading {
             tell: tell.clone(),
         };
         let channel = (tell.clone(), inputs);
-        let driver =
-            Driver::new(self.settings, self.doors, self.clock.clone(), outbox, channel, self.denied)
-                .measured(self.metrics);
+        let driver = Driver::new(self.settings, self.doors, self.clock.clone(), outbox, channel, self.denied)
+            .measured(self.metrics);
         let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
         parts.spawn(driver.run());
         parts.spawn(async move {

@@ -9,6 +9,7 @@ pub mod driver;
 pub mod engine;
 pub mod health;
 pub mod host;
+pub mod kubernetes;
 pub mod leading;
 pub mod link;
 pub mod nodes;

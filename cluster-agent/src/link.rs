@@ -37,8 +37,8 @@ impl Default for Backoff {
     fn default() -> Self {
         Self {
             first: Duration::from_millis(500),
-            most: Duration::from_secs(60),
-            healthy: Duration::from_secs(300),
+            most: Duration::from_mins(1),
+            healthy: Duration::from_mins(5),
         }
     }
 }
@@ -75,7 +75,8 @@ impl Link {
                     let parts = (&*self.outbox, &*self.clock, &self.tell);
                     let (outbox, clock, tell) = parts;
                     let renewal = &mut self.renewal;
-                    session::session(connection, outbox, self.epoch, &mut store_epoch, renewal, clock, tell).await
+                    session::session(connection, outbox, self.epoch, &mut store_epoch, renewal, clock, tell)
+                        .await
                 }
                 Err(error) => Ended::Lost(error.to_string()),
             };
@@ -85,7 +86,10 @@ impl Link {
             }
             let wait = match ended {
                 Ended::Renewed => continue,
-                Ended::GoAway(wait) => wait.min(self.backoff.most),
+                // Never at once, and never all together, whatever we were told.
+                Ended::GoAway(wait) => {
+                    wait.min(self.backoff.most) + self.backoff.first.mul_f64(fastrand::f64())
+                }
                 Ended::Lost(why) => {
                     attempt = attempt.wrapping_add(1);
                     // Without a last one the builder never ends; the fallback is its own maximum.

@@ -146,7 +146,8 @@ async fn ask(probe: &Probe, to: &Destination, denied: &Denied) -> Result<Option<
 
 /// The first address, if none of them is forbidden: a name that leads to a forbidden place is not asked at all.
 async fn resolve(to: &Destination, denied: &Denied) -> Result<SocketAddr, String> {
-    let found = lookup_host((to.host.as_str(), to.port)).await.map_err(|e| format!("look up {}: {e}", to.host))?;
+    let found =
+        lookup_host((to.host.as_str(), to.port)).await.map_err(|e| format!("look up {}: {e}", to.host))?;
     let found: Vec<SocketAddr> = found.collect();
     if let Some(bad) = found.iter().find(|a| denied.refuses(a.ip())) {
         return Err(format!("{} is never allowed", bad.ip()));

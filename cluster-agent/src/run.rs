@@ -115,7 +115,8 @@ impl Agent {
         let mut server: JoinSet<anyhow::Result<()>> = JoinSet::new();
         if let (Some(addr), Some(auth)) = (self.config.node_link_addr, self.doors.node_auth.clone()) {
             let now = self.clock.now().wall;
-            let authority = NodeAuthority::load(&*self.doors.secrets, credentials.trust_domain(), now).await?;
+            let authority =
+                NodeAuthority::load(&*self.doors.secrets, credentials.trust_domain(), now).await?;
             let listener = TcpListener::bind(addr).await.with_context(|| format!("listen on {addr}"))?;
             tracing::info!(addr = %listener.local_addr()?, "node links");
             let node_server = NodeServer {

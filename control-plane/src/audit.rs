@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use proto::hash::sha256_hex;
 use proto::rest::AuditRecord;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::driver::clock::Clock;
 use crate::health::Health;
@@ -18,6 +19,14 @@ use crate::store::{Outcome, Store, Txn};
 /// Records that may wait for the store.
 const QUEUE: usize = 4096;
 const RETRY: Duration = Duration::from_millis(500);
+/// How long after the end others may still note something.
+const LAST_NOTES: Duration = Duration::from_millis(300);
+const END_WITHIN: Duration = Duration::from_secs(3);
+
+async fn late(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(END_WITHIN).await;
+}
 
 #[derive(Debug)]
 struct Note {
@@ -47,7 +56,12 @@ pub struct AuditWriter {
 }
 
 /// Both ends, for a replica whose name nobody had before.
-pub fn new(store: Arc<dyn Store>, replica: &str, clock: Clock, health: Arc<Health>) -> (Auditor, AuditWriter) {
+pub fn new(
+    store: Arc<dyn Store>,
+    replica: &str,
+    clock: Clock,
+    health: Arc<Health>,
+) -> (Auditor, AuditWriter) {
     let (sender, notes) = mpsc::channel(QUEUE);
     let writer = AuditWriter { notes, store, replica: replica.to_owned(), seq: 0, previous: String::new() };
     (Auditor { notes: sender, clock, health }, writer)
@@ -76,10 +90,31 @@ impl Auditor {
 }
 
 impl AuditWriter {
-    /// Writes until every [`Auditor`] is gone.
-    pub async fn run(mut self) {
-        while let Some(note) = self.notes.recv().await {
-            self.write(note).await;
+    /// Writes until `shutdown`, and then what was noted last, for a bounded time.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            let note = tokio::select! {
+                biased;
+                note = self.notes.recv() => note,
+                () = shutdown.cancelled() => break,
+            };
+            let Some(note) = note else { return };
+            tokio::select! {
+                () = self.write(note) => {}
+                // The store is away and we are to end: what waits is lost, and counted as such.
+                () = late(&shutdown) => {
+                    tracing::error!(waiting = self.notes.len(), "audit records not written at the end");
+                    return;
+                }
+            }
+        }
+        let rest = async {
+            while let Ok(Some(note)) = tokio::time::timeout(LAST_NOTES, self.notes.recv()).await {
+                self.write(note).await;
+            }
+        };
+        if tokio::time::timeout(END_WITHIN, rest).await.is_err() {
+            tracing::error!("audit records not written at the end");
         }
     }
 
@@ -96,10 +131,9 @@ impl AuditWriter {
                 result: result.clone(),
                 previous: self.previous.clone(),
             };
-            let (Ok(value), Ok(key)) = (
-                serde_json::to_vec(&record),
-                Key::Audit { replica: &self.replica, seq: record.seq }.path(),
-            ) else {
+            let (Ok(value), Ok(key)) =
+                (serde_json::to_vec(&record), Key::Audit { replica: &self.replica, seq: record.seq }.path())
+            else {
                 return;
             };
             let hash = sha256_hex(&value);
@@ -135,7 +169,9 @@ pub fn is_chain(records: &[AuditRecord]) -> bool {
         if record.seq != index as u64 + 1 || record.previous != previous {
             return false;
         }
-        let Ok(json) = serde_json::to_vec(record) else { return false };
+        let Ok(json) = serde_json::to_vec(record) else {
+            return false;
+        };
         previous = sha256_hex(&json);
     }
     true

@@ -107,7 +107,8 @@ async fn record_denied(
     summary.phase = RunPhase::Finished;
     summary.outcome = Some(Outcome::Denied);
     refusal::ALREADY_RAN.clone_into(&mut summary.reason);
-    summary.message = format!("a Run named {} ran before; it runs once for its name and uid, ever", record.name);
+    summary.message =
+        format!("a Run named {} ran before; it runs once for its name and uid, ever", record.name);
     summary.finished_at = Some(record.created_at);
     summary.refusals.push(Refusal {
         code: refusal::ALREADY_RAN.to_owned(),
@@ -135,7 +136,9 @@ fn put(txn: Txn, object: &Object) -> Result<Txn, Error> {
 pub async fn record_stop(store: &dyn Store, id: &RunId, stop: &StopRequest) -> Result<bool, Error> {
     let path = codec::path(&ObjectKey::Run(id.clone()))?;
     for _ in 0..ATTEMPTS {
-        let Some(entry) = store.get(&path).await? else { return Ok(false) };
+        let Some(entry) = store.get(&path).await? else {
+            return Ok(false);
+        };
         let mut record: RunRecord =
             serde_json::from_slice(&entry.value).map_err(|error| Error::Internal(error.to_string()))?;
         if record.stop.is_some() {

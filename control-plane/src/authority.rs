@@ -95,7 +95,11 @@ pub fn check<'a>(
             None => drop(missing.entry(namespace).or_default()),
         }
     }
-    if missing.is_empty() { Ok(used) } else { Err(refuse(principal, members, cluster, &missing, aim.targets)) }
+    if missing.is_empty() {
+        Ok(used)
+    } else {
+        Err(refuse(principal, members, cluster, &missing, aim.targets))
+    }
 }
 
 /// Equal namespace names in two clusters mean nothing: own is own only in the own cluster.
@@ -104,13 +108,15 @@ fn is_own(principal: &Principal, cluster: &ClusterSpec, namespace: &str) -> bool
         && !PROTECTED_NAMESPACES.contains(&namespace)
 }
 
-fn is_from<'a>(from: &GrantFrom, principal: &Principal, members: Members<'a>) -> bool {
+fn is_from(from: &GrantFrom, principal: &Principal, members: Members<'_>) -> bool {
     match principal {
         Principal::Operator { name } => name_matches(&from.operators, name),
         Principal::Namespace { cluster, namespace } => {
             let selector = from.clusters.as_ref();
             let member = members(cluster);
-            member.zip(selector).is_some_and(|(member, selector)| selector.matches(&member.name, &member.labels))
+            member
+                .zip(selector)
+                .is_some_and(|(member, selector)| selector.matches(&member.name, &member.labels))
                 && name_matches(&from.namespaces, namespace)
         }
     }
@@ -121,9 +127,9 @@ fn covers_namespace(grant: &GrantSpec, namespace: &str) -> bool {
     named || (name_matches(&grant.to.namespaces, namespace) && !PROTECTED_NAMESPACES.contains(&namespace))
 }
 
-fn refuse<'a>(
+fn refuse(
     principal: &Principal,
-    members: Members<'a>,
+    members: Members<'_>,
     cluster: &ClusterSpec,
     missing: &BTreeMap<&str, BTreeSet<&str>>,
     targets: u32,

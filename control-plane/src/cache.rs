@@ -25,6 +25,7 @@ pub struct Cache {
     lanes: Mutex<BTreeMap<ClusterId, Arc<Lane>>>,
     runs: broadcast::Sender<RunId>,
     applied: watch::Sender<Revision>,
+    complete: watch::Sender<bool>,
 }
 
 impl Default for Cache {
@@ -34,6 +35,7 @@ impl Default for Cache {
             lanes: Mutex::default(),
             runs: broadcast::channel(CHANGES).0,
             applied: watch::channel(0).0,
+            complete: watch::channel(false).0,
         }
     }
 }
@@ -60,8 +62,15 @@ impl Cache {
     }
 
     pub(crate) fn announce_applied(&self) {
-        let applied = self.read(|state| state.applied);
+        let (applied, complete) = self.read(|state| (state.applied, state.complete));
+        self.complete.send_if_modified(|known| std::mem::replace(known, complete) != complete);
         self.applied.send_if_modified(|known| std::mem::replace(known, applied) != applied);
+    }
+
+    /// Waits until the store was read completely once: half a world must not be told to anybody.
+    pub async fn complete(&self) {
+        // The sender lives as long as this, so the wait never fails.
+        let _ = self.complete.subscribe().wait_for(|complete| *complete).await;
     }
 
     /// Waits (bounded) until a write of this revision has come back.

@@ -75,7 +75,8 @@ impl Centre {
         let request = PageRequest { after, limit: limit.clamp(1, 500), revision: None };
         let page = self.inner.store.list("audit/", request).await?;
         let next = page.entries.last().filter(|_| page.more).map(|entry| entry.key.clone());
-        let items = page.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
+        let items =
+            page.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
         Ok(Page { items, next })
     }
 

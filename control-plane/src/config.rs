@@ -102,7 +102,9 @@ impl Config {
     pub(crate) fn check(&self) -> Result<Checked, Mistakes> {
         let mut mistakes = Vec::new();
         let mut read = |what: &str, path: &PathBuf| {
-            std::fs::read(path).map_err(|error| mistakes.push(format!("read {what} {}: {error}", path.display()))).ok()
+            std::fs::read(path)
+                .map_err(|error| mistakes.push(format!("read {what} {}: {error}", path.display())))
+                .ok()
         };
         let kek = read("--kek-file", &self.kek_file).unwrap_or_default();
         let token = read("--admin-token-file", &self.admin_token_file).unwrap_or_default();
@@ -117,9 +119,14 @@ impl Config {
         }
         let admin_token = String::from_utf8_lossy(&token).trim().to_owned();
         if files_read && admin_token.len() < 16 {
-            mistakes.push(format!("--admin-token-file {} holds fewer than 16 characters", self.admin_token_file.display()));
+            mistakes.push(format!(
+                "--admin-token-file {} holds fewer than 16 characters",
+                self.admin_token_file.display()
+            ));
         }
-        for (flag, value) in [("--link-advertise", &self.link_advertise), ("--enrol-advertise", &self.enrol_advertise)] {
+        for (flag, value) in
+            [("--link-advertise", &self.link_advertise), ("--enrol-advertise", &self.enrol_advertise)]
+        {
             if let Some(text) = value
                 && host_of(text).is_none()
             {
@@ -130,7 +137,9 @@ impl Config {
             mistakes.push("the heartbeat interval is shorter than 100 ms".to_owned());
         }
         match TrustDomain::new(self.trust_domain.clone()) {
-            Ok(trust_domain) if mistakes.is_empty() => Ok(Checked { trust_domain, kek, admin_token, rest_tls }),
+            Ok(trust_domain) if mistakes.is_empty() => {
+                Ok(Checked { trust_domain, kek, admin_token, rest_tls })
+            }
             Ok(_) => Err(Mistakes(mistakes)),
             Err(error) => {
                 mistakes.push(format!("--trust-domain: {error}"));

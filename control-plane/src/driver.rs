@@ -14,7 +14,9 @@ use std::time::Duration;
 use certs::{Reloadable, Revocations};
 use clock::Clock;
 use jiff::Timestamp;
+use proto::assignment;
 use proto::ids::RunId;
+use proto::status::RunPhase;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::Auditor;
 use crate::cache::Cache;
 use crate::engine::object::{Object, ObjectKey, Revision};
+use crate::engine::state::State;
 use crate::engine::{self, Commit, Effect, Event};
 use crate::health::Health;
 use crate::store::{self, Change, Compare, FollowConfig, LeaseId, Outcome, Store, follow};
@@ -114,7 +117,12 @@ impl Driver {
             shutdown.clone(),
         ));
         tasks.spawn(probe(self.store.clone(), self.health.clone(), shutdown.clone()));
-        let mut running = Running { driver: &self, fence: None, unsynced: (0..codec::FOLLOWED.len()).collect(), commits: JoinSet::new() };
+        let mut running = Running {
+            driver: &self,
+            fence: None,
+            unsynced: (0..codec::FOLLOWED.len()).collect(),
+            commits: JoinSet::new(),
+        };
         let result = running.work(feed, &mut tasks, &shutdown).await;
         // Hands the lease back, so that another replica leads at once.
         let _ = tokio::time::timeout(Duration::from_secs(3), presence.join_next()).await;
@@ -173,7 +181,7 @@ impl Running<'_> {
     /// Until the clock alone changes something.
     fn pause(&self) -> Duration {
         let now = self.driver.clock.now();
-        let wake = self.driver.cache.read(|state| state.next_wake());
+        let wake = self.driver.cache.read(State::next_wake);
         let left = wake.map_or(TICK, |at| at.duration_since(now).try_into().unwrap_or_default());
         left.clamp(Duration::from_millis(5), TICK)
     }
@@ -188,10 +196,14 @@ impl Running<'_> {
             }
             Feed::Change(_, Err(error)) => return Err(error.into()),
             Feed::Change(_, Ok(Change::Put(entry))) => {
-                let Some(key) = codec::parse(&entry.key) else { return Ok(()) };
-                match codec::decode(key, &entry.value) {
+                let Some(key) = codec::parse(&entry.key) else {
+                    return Ok(());
+                };
+                match codec::decode(&key, &entry.value) {
                     Ok(object) => self.stored(object, entry.mod_revision),
-                    Err(error) => tracing::error!(key = entry.key, %error, "skip a value that cannot be read"),
+                    Err(error) => {
+                        tracing::error!(key = entry.key, %error, "skip a value that cannot be read");
+                    }
                 }
             }
             Feed::Change(_, Ok(Change::Delete { key, revision })) => {
@@ -204,6 +216,7 @@ impl Running<'_> {
                 if self.unsynced.remove(&index) && self.unsynced.is_empty() {
                     self.driver.health.set_synced();
                     tracing::info!("the store was read completely");
+                    self.driver.revocations.replace(self.driver.cache.read(deny_list));
                     self.step(Event::Complete);
                 }
             }
@@ -227,8 +240,21 @@ impl Running<'_> {
         }
     }
 
+    /// The outcome with which a commit ends its run, if it does.
+    fn finishes(&self, commit: &Commit) -> Option<assignment::Outcome> {
+        let ended = commit.put.iter().find_map(|object| match object {
+            Object::Summary(summary) if summary.phase == RunPhase::Finished => Some(summary),
+            _ => None,
+        })?;
+        let before =
+            self.driver.cache.read(|state| Some(state.runs.get(&ended.id)?.summary.as_ref()?.value.phase));
+        ended.outcome.filter(|_| before != Some(RunPhase::Finished))
+    }
+
     fn commit(&mut self, commit: Commit) {
-        let (Some(run), Some(fence)) = (commit.run.clone(), self.fence.clone()) else { return };
+        let (Some(run), Some(fence)) = (commit.run.clone(), self.fence.clone()) else {
+            return;
+        };
         let txn = match codec::txn(&commit) {
             Ok(txn) => txn.when(fence),
             Err(error) => {
@@ -236,6 +262,7 @@ impl Running<'_> {
                 return;
             }
         };
+        let finished = self.finishes(&commit);
         let (store, audit, health) =
             (self.driver.store.clone(), self.driver.audit.clone(), self.driver.health.clone());
         let by = format!("replica:{}", self.driver.config.replica);
@@ -243,6 +270,9 @@ impl Running<'_> {
             match store.txn(txn).await {
                 Ok(Outcome::Committed { revision }) => {
                     health.commits.inc();
+                    if let Some(outcome) = finished {
+                        health.run_finished(outcome);
+                    }
                     if let Some((action, result)) = commit.note {
                         audit.note(&by, action, run.as_str(), &result);
                     }
@@ -262,7 +292,7 @@ impl Running<'_> {
 }
 
 /// The deny list as the store has it.
-fn deny_list(state: &crate::engine::state::State) -> Revocations {
+fn deny_list(state: &State) -> Revocations {
     let mut list = Revocations::default();
     for (cluster, serial) in &state.revoked {
         match serial.parse() {
@@ -271,7 +301,8 @@ fn deny_list(state: &crate::engine::state::State) -> Revocations {
             Err(_) => drop(list.clusters.insert(cluster.clone())),
         }
     }
-    let revoked = state.clusters.values().filter_map(|entry| entry.spec.as_ref()).filter(|spec| spec.value.revoked);
+    let revoked =
+        state.clusters.values().filter_map(|entry| entry.spec.as_ref()).filter(|spec| spec.value.revoked);
     list.clusters.extend(revoked.map(|spec| spec.value.id.to_string()));
     list
 }

@@ -154,13 +154,11 @@ fn apply(state: &mut State, event: Event, now: Timestamp) -> BTreeSet<RunId> {
         Event::Committed(id, revision) => {
             if let Some(run) = state.runs.get_mut(&id) {
                 run.in_flight = false;
-                match revision {
-                    Some(revision) => run.decided_at = run.decided_at.max(revision),
-                    None => {
-                        run.wake_at = later(now, RETRY_MS);
-                        return BTreeSet::new();
-                    }
-                }
+                let Some(revision) = revision else {
+                    run.wake_at = later(now, RETRY_MS);
+                    return BTreeSet::new();
+                };
+                run.decided_at = run.decided_at.max(revision);
             }
             BTreeSet::from([id])
         }
@@ -175,16 +173,20 @@ fn all(state: &State) -> BTreeSet<RunId> {
     state.runs.keys().cloned().collect()
 }
 
-fn unfinished<'a>(state: &'a State) -> impl Iterator<Item = (&'a RunId, &'a RunEntry)> {
-    let live = |run: &RunEntry| run.summary.as_ref().is_none_or(|summary| summary.value.phase != RunPhase::Finished);
+fn unfinished(state: &State) -> impl Iterator<Item = (&RunId, &RunEntry)> {
+    let live =
+        |run: &RunEntry| run.summary.as_ref().is_none_or(|summary| summary.value.phase != RunPhase::Finished);
     state.runs.iter().filter(move |(_, run)| live(run))
 }
 
 /// The runs that an object may mean something to.
 fn touched_by(state: &State, key: &ObjectKey) -> BTreeSet<RunId> {
     match key {
-        ObjectKey::Run(id) | ObjectKey::Summary(id) | ObjectKey::Plan(id, _) => BTreeSet::from([id.clone()]),
-        ObjectKey::Desired(_, id) | ObjectKey::Observed(_, id) => BTreeSet::from([id.clone()]),
+        ObjectKey::Run(id)
+        | ObjectKey::Summary(id)
+        | ObjectKey::Plan(id, _)
+        | ObjectKey::Desired(_, id)
+        | ObjectKey::Observed(_, id) => BTreeSet::from([id.clone()]),
         ObjectKey::Session(cluster) => of_cluster(state, cluster),
         ObjectKey::ClusterStatus(_) | ObjectKey::Resumed(_) | ObjectKey::Revoked(..) => BTreeSet::new(),
         _ => unfinished(state).map(|(id, _)| id.clone()).collect(),
@@ -201,10 +203,15 @@ fn of_cluster(state: &State, cluster: &ClusterId) -> BTreeSet<RunId> {
 
 /// What is to be done about one run, from its state alone.
 fn decide(state: &State, id: &RunId, now: Timestamp) -> Decision {
-    let Some(entry) = state.runs.get(id) else { return Decision::default() };
-    let (Some(record), Some(summary)) = (&entry.record, &entry.summary) else { return Decision::default() };
+    let Some(entry) = state.runs.get(id) else {
+        return Decision::default();
+    };
+    let (Some(record), Some(summary)) = (&entry.record, &entry.summary) else {
+        return Decision::default();
+    };
     if entry.in_flight || summary.revision < entry.decided_at {
-        return Decision::wait(entry.wake_at);
+        // The end of the commit, or its reading back, brings it up again.
+        return Decision::default();
     }
     let view = View { state, id, entry, record: &record.value, summary: &summary.value };
     match summary.value.phase {

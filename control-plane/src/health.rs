@@ -7,8 +7,19 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use proto::assignment::Outcome;
 
 use crate::store;
+
+/// Every outcome: series exist before the first run.
+pub(crate) const OUTCOMES: [Outcome; 6] = [
+    Outcome::Completed,
+    Outcome::Aborted,
+    Outcome::Halted,
+    Outcome::Failed,
+    Outcome::Denied,
+    Outcome::Missed,
+];
 
 /// State of `/readyz` and the metrics.
 #[derive(Debug)]
@@ -26,6 +37,8 @@ pub struct Health {
     pub commits: Counter,
     /// Decisions that lost a race and were made again.
     pub conflicts: Counter,
+    /// Runs that this replica, leading, brought to their end.
+    runs_finished: Family<[(&'static str, String); 1], Counter>,
     /// Messages taken from agents.
     pub messages_up: Counter,
     /// Messages given to agents.
@@ -54,6 +67,15 @@ impl Default for Health {
         registry.register("link_messages", "messages between this replica and agents", messages.clone());
         let direction = |way| messages.get_or_create(&[("direction", way)]).clone();
         let (messages_up, messages_down) = (direction("up"), direction("down"));
+        let runs_finished = Family::<[(&str, String); 1], Counter>::default();
+        registry.register(
+            "runs_finished",
+            "runs that this replica, leading, brought to their end",
+            runs_finished.clone(),
+        );
+        for outcome in OUTCOMES {
+            drop(runs_finished.get_or_create(&[("outcome", format!("{outcome:?}"))]));
+        }
         let store_errors = store::counted::Errors::default();
         registry.register("store_errors", "calls of the store that failed", store_errors.clone());
         let mut counter = |name: &str, help: &str| {
@@ -76,6 +98,7 @@ impl Default for Health {
             sessions,
             leading,
             commits,
+            runs_finished,
             messages_up,
             messages_down,
             store_errors,
@@ -105,6 +128,10 @@ impl Health {
     /// Whether the last probe of the store was answered.
     pub fn store_ok(&self) -> bool {
         self.store_ok.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn run_finished(&self, outcome: Outcome) {
+        self.runs_finished.get_or_create(&[("outcome", format!("{outcome:?}"))]).inc();
     }
 
     pub(crate) fn set_synced(&self) {

@@ -144,16 +144,9 @@ impl Replica {
         let (latch, store, cache) = (self.latch, self.store, self.cache);
         let work = async move { latch.run(store.as_ref(), &cache).await };
         tasks.spawn(until(shutdown.clone(), work));
-        // Writes what the others noted last, so it ends a little later than they do.
-        let (writer, shutdown) = (self.writer, shutdown.clone());
+        let writing = self.writer.run(shutdown.clone());
         tasks.spawn(async move {
-            let writing = writer.run();
-            tokio::pin!(writing);
-            tokio::select! {
-                () = &mut writing => return Ok(()),
-                () = shutdown.cancelled() => {}
-            }
-            let _ = tokio::time::timeout(Duration::from_secs(2), writing).await;
+            writing.await;
             Ok(())
         });
         Started {

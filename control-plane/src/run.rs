@@ -57,7 +57,8 @@ impl Listeners {
     /// # Errors
     /// Names the address that cannot be bound.
     pub async fn bind(config: &Config) -> anyhow::Result<Self> {
-        let bind = |addr| async move { TcpListener::bind(addr).await.with_context(|| format!("bind {addr}")) };
+        let bind =
+            |addr| async move { TcpListener::bind(addr).await.with_context(|| format!("bind {addr}")) };
         Ok(Self {
             rest: bind(config.rest_addr).await?,
             link: bind(config.link_addr).await?,
@@ -86,7 +87,8 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     let clock = Clock::new();
     let store = open(&config.store).await.context("open the store")?;
     let replica = clock.new_replica(&config.host);
-    let signer = Signer::load(store.as_ref(), &checked.kek, &checked.trust_domain, &replica, clock.now()).await;
+    let signer =
+        Signer::load(store.as_ref(), &checked.kek, &checked.trust_domain, &replica, clock.now()).await;
     let signer = Arc::new(signer.context("load the CA")?);
     let advertised = |given: &Option<String>, listener: &TcpListener| match given {
         Some(given) => Ok(given.clone()),
@@ -102,13 +104,14 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     let mut tasks = JoinSet::new();
     let mut settings = ReplicaConfig::new(&replica, enrol_advertise);
     settings.link = LinkConfig { heartbeat: config.heartbeat, ..LinkConfig::default() };
-    let replica = Replica::new(store, signer.clone(), clock.clone(), settings).await?.start(&mut tasks, &inner);
+    let replica =
+        Replica::new(store, signer.clone(), clock.clone(), settings).await?.start(&mut tasks, &inner);
     replica.centre.ensure_admin(&checked.admin_token).await.context("store the bootstrap token")?;
     tasks.spawn(renew(signer.clone(), identity.clone(), names, clock, inner.clone()));
     let link = LinkService::new(replica.hub.clone(), shutdown.clone());
     let ports = Ports { replica: &replica, identity, signer: &signer, checked: &checked };
     ports.serve(listeners, &link, link_advertise, &mut tasks, &shutdown, &inner)?;
-    tracing::info!("control plane serves");
+    tracing::info!(pin = %signer.pin(), "control plane serves");
 
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -120,6 +123,15 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         }
     }
     replica.health.set_draining();
+    end(&link, &inner, tasks).await
+}
+
+/// Sends agents elsewhere, then ends the parts; each within its time.
+async fn end(
+    link: &LinkService,
+    inner: &CancellationToken,
+    mut tasks: JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
     if tokio::time::timeout(DRAIN_WITHIN, link.drained()).await.is_err() {
         tracing::warn!("agents did not leave in time");
     }
@@ -212,16 +224,20 @@ impl Ports<'_> {
         let tls = server::config(&self.identity, ClientAuth::Required(rules), Protocol::Grpc)?;
         let service = LinkServer::new(link.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let server = grpc_server().add_service(service);
-        let serving = server
-            .serve_with_incoming_shutdown(Acceptor::new(listeners.link, tls), shutdown.clone().cancelled_owned());
+        let serving = server.serve_with_incoming_shutdown(
+            Acceptor::new(listeners.link, tls),
+            shutdown.clone().cancelled_owned(),
+        );
         tasks.spawn(async move { serving.await.context("serve the links") });
 
         let tls = server::config(&self.identity, ClientAuth::None, Protocol::Grpc)?;
         let service = EnrolmentService::new(self.replica.enroller.clone(), vec![link_advertise]);
         let mut server = grpc_server().timeout(Duration::from_secs(20));
         let server = server.add_service(EnrolmentServer::new(service).max_decoding_message_size(64 << 10));
-        let serving = server
-            .serve_with_incoming_shutdown(Acceptor::new(listeners.enrol, tls), shutdown.clone().cancelled_owned());
+        let serving = server.serve_with_incoming_shutdown(
+            Acceptor::new(listeners.enrol, tls),
+            shutdown.clone().cancelled_owned(),
+        );
         tasks.spawn(async move { serving.await.context("serve enrolment") });
 
         let own = self.checked.rest_tls.as_ref().map(ReloadableIdentity::new).transpose();

@@ -86,21 +86,13 @@ pub struct PageRequest {
 impl PageRequest {
     /// The first page, at the current revision.
     pub fn first(limit: usize) -> Self {
-        Self {
-            after: None,
-            limit,
-            revision: None,
-        }
+        Self { after: None, limit, revision: None }
     }
 
     /// The page after `page`, at the same revision; `None` when that was the last.
     pub fn next(&self, page: &Page) -> Option<Self> {
         let last = page.entries.last().filter(|_| page.more)?;
-        Some(Self {
-            after: Some(last.key.clone()),
-            limit: self.limit,
-            revision: Some(page.revision),
-        })
+        Some(Self { after: Some(last.key.clone()), limit: self.limit, revision: Some(page.revision) })
     }
 }
 
@@ -172,9 +164,7 @@ pub struct WatchStream {
 impl WatchStream {
     /// Wraps what a kind of store yields; the stream ends after its first error.
     pub fn new(inner: impl Stream<Item = Result<WatchItem, Error>> + Send + 'static) -> Self {
-        Self {
-            inner: Box::pin(inner),
-        }
+        Self { inner: Box::pin(inner) }
     }
 
     /// Waits for the next item. Cancel safe.

@@ -1,8 +1,22 @@
 //! The centre as a whole, over channels and in-memory twins.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::result_large_err,
+    reason = "the parts that the tests share are tests, too"
+)]
 
 #[path = "centre/agent.rs"]
 mod agent;
+#[path = "centre/authoring.rs"]
+mod authoring;
 #[path = "centre/fixture.rs"]
 mod fixture;
-#[path = "centre/slice.rs"]
-mod slice;
+#[path = "centre/lifecycle.rs"]
+mod lifecycle;
+#[path = "centre/process.rs"]
+mod process;
+#[path = "centre/replicas.rs"]
+mod replicas;
+#[path = "centre/sessions.rs"]
+mod sessions;

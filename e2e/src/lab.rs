@@ -91,9 +91,8 @@ impl Lab {
         if let Err(error) = up::run(&folder, &ledger) {
             wait::resume();
             let logs = log_tails(&folder);
-            let ended = down::run(&folder)
-                .err()
-                .map_or_else(String::new, |left| format!("\nand then: {left:#}"));
+            let ended =
+                down::run(&folder).err().map_or_else(String::new, |left| format!("\nand then: {left:#}"));
             return Err(anyhow!("{error:#}{ended}\nthe logs end:\n{logs}"));
         }
         Self::attach(&folder)
@@ -105,9 +104,7 @@ impl Lab {
         let programs = components::folder()?;
         let cluster = |plan: &'static ClusterPlan| -> Result<Cluster> {
             let node = |node| {
-                let anchor = ledger
-                    .process(&node::anchor_name(node))
-                    .context("a node was never started")?;
+                let anchor = ledger.process(&node::anchor_name(node)).context("a node was never started")?;
                 Ok(Node::new(node, folder, anchor))
             };
             let nodes = plan.nodes.iter().map(node).collect::<Result<Vec<Node>>>()?;
@@ -129,10 +126,7 @@ impl Lab {
         if !self.hub_etcd.process()?.alive() {
             self.hub_etcd.start()?;
         }
-        self.ledger
-            .processes()
-            .iter()
-            .try_for_each(|each| self.ledger.must_live(each))?;
+        self.ledger.processes().iter().try_for_each(|each| self.ledger.must_live(each))?;
         for cluster in self.clusters() {
             cluster.kubectl_ok(&["get", "--raw", "/readyz", "--request-timeout=20s"])?;
         }
@@ -164,19 +158,13 @@ impl Lab {
         thread::scope(|scope| {
             let nodes = self.clusters().into_iter().flat_map(|cluster| &cluster.nodes);
             let loads: Vec<_> = nodes.map(|node| scope.spawn(|| node.load_image(image))).collect();
-            loads
-                .into_iter()
-                .try_for_each(|load| load.join().map_err(|_| anyhow!("a thread ended badly"))?)
+            loads.into_iter().try_for_each(|load| load.join().map_err(|_| anyhow!("a thread ended badly"))?)
         })
     }
 
     /// Both clusters' dumps of `namespaces` and the ends of all logs.
     pub fn dump(&self, namespaces: &[&str]) -> String {
-        let clusters: Vec<String> = self
-            .clusters()
-            .iter()
-            .map(|cluster| cluster.dump(namespaces))
-            .collect();
+        let clusters: Vec<String> = self.clusters().iter().map(|cluster| cluster.dump(namespaces)).collect();
         format!("{}\n{}", clusters.join("\n"), log_tails(&self.folder))
     }
 
@@ -203,10 +191,7 @@ impl Drop for DownOnPanic {
         if !thread::panicking() {
             return;
         }
-        say(
-            "lab",
-            format_args!("a test failed:\n{}", self.lab.dump(&["faultline-system"])),
-        );
+        say("lab", format_args!("a test failed:\n{}", self.lab.dump(&["faultline-system"])));
         if std::env::var_os("FAULTLINE_LAB_KEEP").is_some() {
             say("lab", format_args!("kept, because FAULTLINE_LAB_KEEP is set"));
         } else if let Err(error) = take_down() {
@@ -225,27 +210,17 @@ pub fn take_down() -> Result<()> {
 /// One bring-up or tear-down at a time; waits for another one to end.
 fn lock(folder: &Folder) -> Result<Flock<File>> {
     fs::create_dir_all(folder.root()).with_context(|| format!("create {}", folder.root().display()))?;
-    wait::wait_for(
-        "another process to bring the lab up or down",
-        Duration::from_mins(20),
-        || {
-            let taken = Flock::lock(File::create(folder.lock())?, FlockArg::LockExclusiveNonblock);
-            taken.map_err(|(_, error)| anyhow!("locked: {error}"))
-        },
-    )
+    wait::wait_for("another process to bring the lab up or down", Duration::from_mins(20), || {
+        let taken = Flock::lock(File::create(folder.lock())?, FlockArg::LockExclusiveNonblock);
+        taken.map_err(|(_, error)| anyhow!("locked: {error}"))
+    })
 }
 
 fn log_tails(folder: &Folder) -> String {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder.logs())
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(folder.logs()).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    let tails = paths
-        .iter()
-        .map(|path| format!("---- {}\n{}", path.display(), process::tail(path, 15)));
+    let tails = paths.iter().map(|path| format!("---- {}\n{}", path.display(), process::tail(path, 15)));
     tails.collect::<Vec<_>>().join("\n")
 }
 

@@ -43,11 +43,11 @@ impl Product {
         let image = images::product(&product.binary)?;
         product.lab.load_image(&image)?;
         say("product", format_args!("image loaded"));
-        product.install_centre()?;
+        product.install_centre(image.key())?;
         product.login()?;
         say("product", format_args!("the centre answers"));
         for cluster in product.lab.clusters() {
-            product.install_member(cluster)?;
+            product.install_member(cluster, image.key())?;
         }
         for cluster in product.lab.clusters() {
             product.wait_connected(cluster)?;
@@ -56,7 +56,7 @@ impl Product {
         Ok(product)
     }
 
-    fn install_centre(&self) -> Result<()> {
+    fn install_centre(&self, image: &str) -> Result<()> {
         let (c1, hub) = (&self.lab.c1, &self.lab.hub_etcd);
         let file = |path: &Path| fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
         let secret = serde_json::json!({
@@ -73,6 +73,7 @@ impl Product {
         let node = c1.nodes[0].address();
         let values = serde_json::json!({
             "image": { "registry": "docker.io/faultline", "repository": "faultline", "tag": "lab", "pullPolicy": "Never" },
+            "podAnnotations": { "image": image },
             "store": { "kind": "Etcd", "etcd": { "endpoints": [hub.endpoint], "tlsSecret": "hub-etcd" } },
             "advertise": {
                 "names": [node, HUB_ADDRESS],
@@ -84,10 +85,8 @@ impl Product {
         self.rollout(c1, "deploy/faultline-control-plane")
     }
 
-    fn install_member(&self, cluster: &Cluster) -> Result<()> {
-        let known = self
-            .cli(&["get", "clusters", cluster.name, "-o", "json"])?
-            .success();
+    fn install_member(&self, cluster: &Cluster, image: &str) -> Result<()> {
+        let known = self.cli(&["get", "clusters", cluster.name, "-o", "json"])?.success();
         let token = if known {
             String::new()
         } else {
@@ -97,7 +96,8 @@ impl Product {
         };
         let mut values = serde_json::json!({
             "image": { "registry": "docker.io/faultline", "repository": "faultline", "tag": "lab", "pullPolicy": "Never" },
-            "agent": { "replicas": 1, "podDisruptionBudget": { "enabled": false } },
+            "agent": { "replicas": 1, "podDisruptionBudget": { "enabled": false }, "podAnnotations": { "image": image } },
+            "nodes": { "podAnnotations": { "image": image } },
             "ceiling": {
                 "from": [
                     { "central": true },
@@ -134,13 +134,7 @@ impl Product {
             "--values",
             &file,
         ])?;
-        ensure!(
-            output.success(),
-            "helm {release} in {}: {}{}",
-            cluster.name,
-            output.stdout,
-            output.stderr
-        );
+        ensure!(output.success(), "helm {release} in {}: {}{}", cluster.name, output.stdout, output.stderr);
         Ok(())
     }
 
@@ -154,32 +148,19 @@ impl Product {
     fn login(&self) -> Result<()> {
         let c1 = &self.lab.c1;
         let secret = c1.get(&["secret", "faultline-admin-token", "-n", NAMESPACE])?;
-        let token = secret["data"]["token"]
-            .as_str()
-            .context("the admin Secret has a token")?;
+        let token = secret["data"]["token"].as_str().context("the admin Secret has a token")?;
         let token = data_encoding::BASE64.decode(token.as_bytes())?;
         let file = self.lab.folder().of("operator").join("admin.token");
         fs::write(&file, token)?;
         let pin = c1.wait_for("the centre to log its pin", READY, || {
             let log = c1.kubectl_ok(&["logs", "-n", NAMESPACE, "deploy/faultline-control-plane"])?;
             let at = log.find("sha256/").context("no pin in the log")?;
-            let pin = log[at..]
-                .split(|c: char| c.is_whitespace() || c == '"')
-                .next()
-                .unwrap_or_default();
+            let pin = log[at..].split(|c: char| c.is_whitespace() || c == '"').next().unwrap_or_default();
             Ok(pin.to_owned())
         })?;
         let server = format!("https://{}:{REST_PORT}", c1.nodes[0].address());
         c1.wait_for("the centre to answer", READY, || {
-            self.cli_ok(&[
-                "login",
-                &server,
-                "--pin",
-                &pin,
-                "--token-file",
-                &file.to_string_lossy(),
-            ])
-            .map(drop)
+            self.cli_ok(&["login", &server, "--pin", &pin, "--token-file", &file.to_string_lossy()]).map(drop)
         })
     }
 
@@ -210,13 +191,7 @@ impl Product {
     /// Runs it and gives its standard output; another exit code is an error.
     pub fn cli_ok(&self, args: &[&str]) -> Result<String> {
         let output = self.cli(args)?;
-        ensure!(
-            output.success(),
-            "faultline {}: {}{}",
-            args.join(" "),
-            output.stdout,
-            output.stderr
-        );
+        ensure!(output.success(), "faultline {}: {}{}", args.join(" "), output.stdout, output.stderr);
         Ok(output.stdout)
     }
 
@@ -229,9 +204,7 @@ impl Product {
 
     /// One run as the centre sees it.
     pub fn run(&self, name: &str) -> Result<Value> {
-        Ok(serde_json::from_str(
-            &self.cli_ok(&["get", "runs", name, "-o", "json"])?,
-        )?)
+        Ok(serde_json::from_str(&self.cli_ok(&["get", "runs", name, "-o", "json"])?)?)
     }
 }
 
@@ -241,10 +214,6 @@ fn binary() -> Result<PathBuf> {
         return Ok(path.into());
     }
     let own = std::env::current_exe()?;
-    let found = own
-        .ancestors()
-        .skip(1)
-        .map(|folder| folder.join("faultline"))
-        .find(|path| path.is_file());
+    let found = own.ancestors().skip(1).map(|folder| folder.join("faultline")).find(|path| path.is_file());
     found.context("the faultline binary is not built: run `cargo build -p cli`")
 }

@@ -19,11 +19,7 @@ const AGENT: &str = "system:serviceaccount:faultline:faultline-agent";
 const CEILING: &str = "ceiling.namespaces={shop},ceiling.kinds={pod.kill},ceiling.maxTargets";
 /// The folder of a chart.
 fn chart(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../helm")
-        .join(name)
-        .display()
-        .to_string()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../helm").join(name).display().to_string()
 }
 
 /// An etcd and an apiserver that end with this value, and with this process.
@@ -48,21 +44,14 @@ impl Apiserver {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("apiserver-{}", std::process::id()));
         drop(fs::remove_dir_all(&folder));
         fs::create_dir_all(&folder)?;
-        let mut server = Self {
-            children: Vec::new(),
-            folder,
-            helm: programs.join("helm"),
-        };
+        let mut server = Self { children: Vec::new(), folder, helm: programs.join("helm") };
         let [client, peer, secure] = free_ports()?;
         let at = |name: &str| server.folder.join(name).display().to_string();
 
         let key = rcgen::KeyPair::generate()?;
         fs::write(at("sa.key"), key.serialize_pem())?;
         fs::write(at("sa.pub"), key.public_key_pem())?;
-        fs::write(
-            at("tokens"),
-            "root-token,root,1,system:masters\nalice-token,alice,2,people\n",
-        )?;
+        fs::write(at("tokens"), "root-token,root,1,system:masters\nalice-token,alice,2,people\n")?;
         let kubeconfig = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: root\n\
              clusters: [{{name: it, cluster: {{server: 'https://127.0.0.1:{secure}', insecure-skip-tls-verify: true}}}}]\n\
@@ -72,10 +61,7 @@ impl Apiserver {
         fs::write(at("kubeconfig"), kubeconfig)?;
 
         let etcd = tools::find("etcd").context("find etcd")?;
-        let (client, peer) = (
-            format!("http://127.0.0.1:{client}"),
-            format!("http://127.0.0.1:{peer}"),
-        );
+        let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         let etcd_flags = [
             format!("--data-dir={}", at("etcd")),
             format!("--listen-client-urls={client}"),
@@ -109,16 +95,12 @@ impl Apiserver {
 
     /// A child that dies with this process, even when that is killed.
     fn spawn(&mut self, program: &Path, flags: &[String]) -> Result<()> {
-        let name = program
-            .file_name()
-            .context("a program has a name")?
-            .to_string_lossy();
+        let name = program.file_name().context("a program has a name")?.to_string_lossy();
         let log = fs::File::create(self.folder.join(format!("{name}.log")))?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(program).args(flags);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.children
-            .push(command.spawn().with_context(|| format!("start {name}"))?);
+        self.children.push(command.spawn().with_context(|| format!("start {name}"))?);
         Ok(())
     }
 
@@ -139,48 +121,29 @@ impl Apiserver {
             .arg(self.folder.join("kubeconfig"))
             .arg("--request-timeout=30s")
             .args(args);
-        kubectl
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = kubectl.spawn().context("start kubectl")?;
         // A kubectl that reads no manifest closes the pipe.
-        drop(
-            child
-                .stdin
-                .take()
-                .context("a pipe")?
-                .write_all(manifest.as_bytes()),
-        );
+        drop(child.stdin.take().context("a pipe")?.write_all(manifest.as_bytes()));
         Ok(child.wait_with_output()?)
     }
 
     fn helm(&self, args: &[&str]) -> Result<String> {
         let mut helm = Command::new(&self.helm);
-        helm.env("KUBECONFIG", self.folder.join("kubeconfig"))
-            .env("HOME", &self.folder);
+        helm.env("KUBECONFIG", self.folder.join("kubeconfig")).env("HOME", &self.folder);
         succeeded(&helm.args(["--namespace", "faultline"]).args(args).output()?)
     }
 }
 
 fn free_ports() -> Result<[u16; 3]> {
-    let held: Vec<TcpListener> = (0..3)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect::<Result<_, _>>()?;
-    let ports = held
-        .iter()
-        .map(|one| Ok(one.local_addr()?.port()))
-        .collect::<Result<Vec<u16>>>()?;
+    let held: Vec<TcpListener> =
+        (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let ports = held.iter().map(|one| Ok(one.local_addr()?.port())).collect::<Result<Vec<u16>>>()?;
     ports.try_into().map_err(|_| anyhow::anyhow!("three ports"))
 }
 
 fn succeeded(out: &Output) -> Result<String> {
-    ensure!(
-        out.status.success(),
-        "{}: {}",
-        out.status,
-        String::from_utf8_lossy(&out.stderr)
-    );
+    ensure!(out.status.success(), "{}: {}", out.status, String::from_utf8_lossy(&out.stderr));
     Ok(String::from_utf8(out.stdout.clone())?)
 }
 
@@ -195,9 +158,7 @@ fn refused(outcome: Result<String>, why: &str) -> Result<()> {
 
 #[test]
 fn the_charts_do_on_a_cluster_what_they_say() -> Result<()> {
-    let absent = ["etcd"]
-        .into_iter()
-        .find(|program| tools::find(program).is_none());
+    let absent = ["etcd"].into_iter().find(|program| tools::find(program).is_none());
     if let Some(program) = components::missing()?.or(absent) {
         drop(writeln!(
             std::io::stderr(),
@@ -235,39 +196,16 @@ fn the_ceiling_follows_the_values(server: &Apiserver) -> Result<()> {
         "--set",
         &format!("{CEILING}=5"),
     ])?;
-    assert_eq!(
-        spec()?,
-        r#"{"kinds":["pod.kill"],"maxTargets":5,"namespaces":["shop"]}"#
-    );
+    assert_eq!(spec()?, r#"{"kinds":["pod.kill"],"maxTargets":5,"namespaces":["shop"]}"#);
     server.helm(&["upgrade", "m", &chart, "--set", &format!("{CEILING}=7")])?;
-    assert!(
-        spec()?.contains(r#""maxTargets":7"#),
-        "an upgrade that only tightens counts"
-    );
+    assert!(spec()?.contains(r#""maxTargets":7"#), "an upgrade that only tightens counts");
     server.helm(&["rollback", "m", "1"])?;
     assert!(spec()?.contains(r#""maxTargets":5"#));
     server.helm(&["upgrade", "m", &chart, "--reset-values"])?;
-    assert_eq!(
-        spec()?,
-        "{}",
-        "a ceiling taken out of the values is taken out of the cluster"
-    );
-    refused(
-        server.kubectl(&["-n", "shop", "get", "role", "faultline-agent-targets"]),
-        "not found",
-    )?;
-    refused(
-        with("upgrade", "ceiling.namespaces={gone},ceiling.kinds={pod.kill}"),
-        "gone",
-    )?;
-    server.helm(&[
-        "upgrade",
-        "m",
-        &chart,
-        "--reset-values",
-        "--set",
-        &format!("{CEILING}=5"),
-    ])?;
+    assert_eq!(spec()?, "{}", "a ceiling taken out of the values is taken out of the cluster");
+    refused(server.kubectl(&["-n", "shop", "get", "role", "faultline-agent-targets"]), "not found")?;
+    refused(with("upgrade", "ceiling.namespaces={gone},ceiling.kinds={pod.kill}"), "gone")?;
+    server.helm(&["upgrade", "m", &chart, "--reset-values", "--set", &format!("{CEILING}=5")])?;
     Ok(())
 }
 
@@ -280,23 +218,11 @@ fn the_agent_may_only_this(server: &Apiserver) -> Result<()> {
         ("delete", "pods", "--namespace=shop", "yes"),
         ("delete", "pods", "--namespace=default", "no"),
         ("list", "secrets", "--namespace=faultline", "no"),
-        (
-            "get",
-            "secrets/faultline-agent-identity",
-            "--namespace=faultline",
-            "yes",
-        ),
-        (
-            "get",
-            "secrets/faultline-admin-token",
-            "--namespace=faultline",
-            "no",
-        ),
+        ("get", "secrets/faultline-agent-identity", "--namespace=faultline", "yes"),
+        ("get", "secrets/faultline-admin-token", "--namespace=faultline", "no"),
     ] {
         // Its exit code is 1 for "no".
-        let said = server
-            .kubectl_output(&[&agent[..], &[verb, resource, scope]].concat(), "")?
-            .stdout;
+        let said = server.kubectl_output(&[&agent[..], &[verb, resource, scope]].concat(), "")?.stdout;
         let said = String::from_utf8(said)?;
         assert_eq!(said.trim(), answer, "{verb} {resource} {scope}");
     }
@@ -317,20 +243,11 @@ fn authors_cannot_be_forged(server: &Apiserver) -> Result<()> {
     // An apiserver takes a new policy up within a second or two.
     let dry = ["--user", "alice", "create", "--dry-run=server", "-f", "-"];
     let forged = || server.kubectl_with(&dry, &experiment("root", "none"));
-    wait::wait_for("the policy on authors", SHORT, || {
-        refused(forged(), "must be alice")
-    })?;
+    wait::wait_for("the policy on authors", SHORT, || refused(forged(), "must be alice"))?;
     refused(apply("alice", &experiment("root", "one")), "must be alice")?;
     apply("alice", &experiment("alice", "one"))?;
     refused(apply("root", &experiment("alice", "two")), "must be root")?;
-    let annotate = [
-        "annotate",
-        "--overwrite",
-        "-n",
-        "shop",
-        "experiment/e",
-        "faultline.dev/author=bob",
-    ];
+    let annotate = ["annotate", "--overwrite", "-n", "shop", "experiment/e", "faultline.dev/author=bob"];
     refused(server.kubectl(&annotate), "must be root")?;
     // What controllers do: labels and status, under somebody else's name.
     server.kubectl(&["label", "-n", "shop", "experiment/e", "seen=yes"])?;
@@ -357,34 +274,12 @@ fn the_agent_touches_no_pod_but_as_agreed(server: &Apiserver) -> Result<()> {
     pod("shop", "a-target", "web")?;
     pod("kube-system", "dns", "dns")?;
     let agent = |args: &[&str]| server.kubectl(&[&["--as", AGENT], args].concat());
-    agent(&[
-        "label",
-        "-n",
-        "faultline",
-        "pod/an-agent",
-        "faultline.dev/active=true",
-    ])?;
+    agent(&["label", "-n", "faultline", "pod/an-agent", "faultline.dev/active=true"])?;
 
     let own = "may only label its own pods";
-    let foreign = [
-        "label",
-        "--dry-run=server",
-        "-n",
-        "faultline",
-        "pod/a-daemon",
-        "seen=yes",
-    ];
+    let foreign = ["label", "--dry-run=server", "-n", "faultline", "pod/a-daemon", "seen=yes"];
     wait::wait_for("the policy on the agent", SHORT, || refused(agent(&foreign), own))?;
-    refused(
-        agent(&[
-            "label",
-            "-n",
-            "faultline",
-            "pod/a-daemon",
-            "faultline.dev/active=true",
-        ]),
-        own,
-    )?;
+    refused(agent(&["label", "-n", "faultline", "pod/a-daemon", "faultline.dev/active=true"]), own)?;
     refused(
         agent(&[
             "label",
@@ -398,10 +293,7 @@ fn the_agent_touches_no_pod_but_as_agreed(server: &Apiserver) -> Result<()> {
     )?;
     let image = r#"[{"op":"replace","path":"/spec/containers/0/image","value":"evil"}]"#;
     for name in ["pod/an-agent", "pod/a-daemon"] {
-        refused(
-            agent(&["patch", "-n", "faultline", name, "--type=json", "-p", image]),
-            own,
-        )?;
+        refused(agent(&["patch", "-n", "faultline", name, "--type=json", "-p", image]), own)?;
     }
     let chart = chart("member");
     server.helm(&[

@@ -28,13 +28,9 @@ fn helm() -> Option<PathBuf> {
     let script = repository().join("e2e/lab/components.sh");
     let printed = Command::new(script).arg("--print").output().ok()?;
     let built = Path::new(String::from_utf8(printed.stdout).ok()?.trim()).join("helm");
-    let on_path = std::env::split_paths(&std::env::var_os("PATH")?)
-        .map(|folder| folder.join("helm"))
-        .collect();
-    [vec![built], on_path]
-        .concat()
-        .into_iter()
-        .find(|file| file.is_file())
+    let on_path =
+        std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join("helm")).collect();
+    [vec![built], on_path].concat().into_iter().find(|file| file.is_file())
 }
 
 /// The helm to test with; says on the terminal that the test is skipped where
@@ -56,9 +52,7 @@ fn template(helm: &Path, chart: &Path, values: &[&str]) -> Result<Output> {
     for value in values {
         command.args(["--set", value]);
     }
-    command
-        .output()
-        .with_context(|| format!("run {}", helm.display()))
+    command.output().with_context(|| format!("run {}", helm.display()))
 }
 
 fn text(helm: &Path, chart: &str, values: &[&str]) -> Result<String> {
@@ -95,10 +89,7 @@ fn of_kind<'v>(objects: &'v [Value], kind: &str) -> Vec<&'v Value> {
 
 /// The pod specs of all workloads.
 fn pods(objects: &[Value]) -> Vec<&Value> {
-    objects
-        .iter()
-        .filter_map(|object| object.pointer("/spec/template/spec"))
-        .collect()
+    objects.iter().filter_map(|object| object.pointer("/spec/template/spec")).collect()
 }
 
 /// Every rule of every Role and ClusterRole that starts with this name, with
@@ -106,24 +97,16 @@ fn pods(objects: &[Value]) -> Vec<&Value> {
 fn rules<'v>(objects: &'v [Value], role: &str) -> Vec<(&'v Value, &'v Value)> {
     let of_role = |object: &&Value| {
         matches!(object["kind"].as_str(), Some("Role" | "ClusterRole"))
-            && object["metadata"]["name"]
-                .as_str()
-                .is_some_and(|name| name.starts_with(role))
+            && object["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(role))
     };
     let roles = objects.iter().filter(of_role);
     roles
-        .flat_map(|role| {
-            list(role, "/rules")
-                .iter()
-                .map(|rule| (&role["metadata"]["namespace"], rule))
-        })
+        .flat_map(|role| list(role, "/rules").iter().map(|rule| (&role["metadata"]["namespace"], rule)))
         .collect()
 }
 
 fn has(values: &Value, wanted: &str) -> bool {
-    values
-        .as_array()
-        .is_some_and(|values| values.iter().any(|value| value == wanted))
+    values.as_array().is_some_and(|values| values.iter().any(|value| value == wanted))
 }
 
 /// Values that the chart makes at random, blanked.
@@ -167,11 +150,7 @@ fn rendered_as_recorded() -> Result<()> {
         (
             "member-without-nodes",
             MEMBER,
-            &[
-                "crds.install=false",
-                CEILING,
-                "nodes.enabled=false,join.token=one-use",
-            ],
+            &["crds.install=false", CEILING, "nodes.enabled=false,join.token=one-use"],
         ),
     ];
     for (name, chart, values) in cases {
@@ -182,10 +161,7 @@ fn rendered_as_recorded() -> Result<()> {
         }
         let expected =
             fs::read_to_string(&recorded).with_context(|| format!("read {}", recorded.display()))?;
-        let differs = rendered
-            .lines()
-            .zip(expected.lines())
-            .position(|(now, then)| now != then);
+        let differs = rendered.lines().zip(expected.lines()).position(|(now, then)| now != then);
         let line = differs.unwrap_or_else(|| rendered.lines().count().min(expected.lines().count()));
         assert!(
             rendered == expected,
@@ -205,15 +181,8 @@ fn lint_is_clean() -> Result<()> {
     };
     for chart in [CENTRE, MEMBER] {
         let folder = repository().join("helm").join(chart);
-        let out = Command::new(&helm)
-            .args(["lint", "--strict", "--quiet"])
-            .arg(folder)
-            .output()?;
-        assert!(
-            out.status.success(),
-            "{chart}: {}",
-            String::from_utf8_lossy(&out.stdout)
-        );
+        let out = Command::new(&helm).args(["lint", "--strict", "--quiet"]).arg(folder).output()?;
+        assert!(out.status.success(), "{chart}: {}", String::from_utf8_lossy(&out.stdout));
     }
     Ok(())
 }
@@ -243,10 +212,7 @@ fn mistakes_in_values_are_refused() -> Result<()> {
         let out = template(&helm, &repository().join("helm").join(chart), &[value])?;
         let message = String::from_utf8_lossy(&out.stderr);
         assert!(!out.status.success(), "{chart}: {value} was taken");
-        assert!(
-            message.contains("schema") && message.contains(said),
-            "{chart}: {value}: {message}"
-        );
+        assert!(message.contains("schema") && message.contains(said), "{chart}: {value}: {message}");
     }
     Ok(())
 }
@@ -277,28 +243,11 @@ fn only_the_node_daemon_is_privileged() -> Result<()> {
         return Ok(());
     };
     let with_nodes = objects(&helm, MEMBER, &[CEILING])?;
-    let [daemon] = of_kind(&with_nodes, "DaemonSet")[..] else {
-        anyhow::bail!("not one DaemonSet")
-    };
-    assert_eq!(
-        at(
-            daemon,
-            "/spec/template/spec/containers/0/securityContext/privileged"
-        ),
-        true
-    );
-    assert_eq!(
-        at(daemon, "/spec/template/spec/priorityClassName"),
-        "system-node-critical"
-    );
-    assert_eq!(
-        at(daemon, "/spec/template/spec/tolerations/0"),
-        &serde_json::json!({ "operator": "Exists" })
-    );
-    assert_eq!(
-        at(daemon, "/spec/template/spec/automountServiceAccountToken"),
-        false
-    );
+    let [daemon] = of_kind(&with_nodes, "DaemonSet")[..] else { anyhow::bail!("not one DaemonSet") };
+    assert_eq!(at(daemon, "/spec/template/spec/containers/0/securityContext/privileged"), true);
+    assert_eq!(at(daemon, "/spec/template/spec/priorityClassName"), "system-node-critical");
+    assert_eq!(at(daemon, "/spec/template/spec/tolerations/0"), &serde_json::json!({ "operator": "Exists" }));
+    assert_eq!(at(daemon, "/spec/template/spec/automountServiceAccountToken"), false);
     assert!(
         list(daemon, "/spec/template/spec/containers/0/ports").is_empty(),
         "the daemon listens on nothing"
@@ -312,11 +261,7 @@ fn only_the_node_daemon_is_privileged() -> Result<()> {
             assert!(pod[host].is_null(), "{host}");
         }
         assert_eq!(at(pod, "/securityContext/runAsNonRoot"), true);
-        assert!(
-            list(pod, "/volumes")
-                .iter()
-                .all(|volume| volume["hostPath"].is_null())
-        );
+        assert!(list(pod, "/volumes").iter().all(|volume| volume["hostPath"].is_null()));
         for container in list(pod, "/containers") {
             let context = &container["securityContext"];
             assert!(context["privileged"].is_null());
@@ -337,11 +282,7 @@ fn the_centre_has_no_rights_in_kubernetes() -> Result<()> {
     for kind in ["Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"] {
         assert!(of_kind(&objects, kind).is_empty(), "{kind}");
     }
-    assert!(
-        pods(&objects)
-            .iter()
-            .all(|pod| pod["automountServiceAccountToken"] == false)
-    );
+    assert!(pods(&objects).iter().all(|pod| pod["automountServiceAccountToken"] == false));
     Ok(())
 }
 
@@ -358,14 +299,9 @@ fn the_agent_cannot_write_its_ceiling_nor_read_foreign_secrets() -> Result<()> {
             assert!(!has(&rule[wildcard], "*"), "{rule}");
         }
         for verb in ["create", "update", "patch", "delete", "deletecollection"] {
-            assert!(
-                !(has(&rule["resources"], "ceilings") && has(&rule["verbs"], verb)),
-                "{rule}"
-            );
+            assert!(!(has(&rule["resources"], "ceilings") && has(&rule["verbs"], verb)), "{rule}");
         }
-        let reads = ["get", "list", "watch"]
-            .iter()
-            .any(|verb| has(&rule["verbs"], verb));
+        let reads = ["get", "list", "watch"].iter().any(|verb| has(&rule["verbs"], verb));
         if has(&rule["resources"], "secrets") && reads {
             assert!(!list(rule, "/resourceNames").is_empty(), "{rule}");
         }
@@ -389,26 +325,15 @@ fn pods_may_be_deleted_only_where_the_ceiling_says() -> Result<()> {
     assert!(may_delete_in(&[])?.is_empty());
     assert_eq!(may_delete_in(&[CEILING])?, ["shop", "pay"]);
     assert!(may_delete_in(&["ceiling.namespaces={shop},ceiling.kinds={network.*}"])?.is_empty());
-    assert_eq!(
-        may_delete_in(&["ceiling.namespaces={*},ceiling.kinds={pod.*}"])?,
-        [Value::Null]
-    );
+    assert_eq!(may_delete_in(&["ceiling.namespaces={*},ceiling.kinds={pod.*}"])?, [Value::Null]);
 
     let objects = objects(&helm, MEMBER, &[CEILING])?;
-    let [ceiling] = of_kind(&objects, "Ceiling")[..] else {
-        anyhow::bail!("not one Ceiling")
-    };
+    let [ceiling] = of_kind(&objects, "Ceiling")[..] else { anyhow::bail!("not one Ceiling") };
     assert_eq!(ceiling["metadata"]["name"], "default");
     assert_eq!(ceiling["spec"]["namespaces"], serde_json::json!(["shop", "pay"]));
     let closed = self::objects(&helm, MEMBER, &[])?;
-    let [ceiling] = of_kind(&closed, "Ceiling")[..] else {
-        anyhow::bail!("no empty Ceiling")
-    };
-    assert_eq!(
-        ceiling["spec"],
-        serde_json::json!({}),
-        "no values: nothing allowed, also after an upgrade"
-    );
+    let [ceiling] = of_kind(&closed, "Ceiling")[..] else { anyhow::bail!("no empty Ceiling") };
+    assert_eq!(ceiling["spec"], serde_json::json!({}), "no values: nothing allowed, also after an upgrade");
     Ok(())
 }
 
@@ -434,13 +359,8 @@ fn crds_survive_an_uninstall() -> Result<()> {
             crd["metadata"]["name"]
         );
     }
-    let sample = crds
-        .iter()
-        .find(|crd| crd["metadata"]["name"] == "samples.faultline.dev");
-    assert_eq!(
-        sample.context("not rendered")?["metadata"]["annotations"]["other"],
-        "stays"
-    );
+    let sample = crds.iter().find(|crd| crd["metadata"]["name"] == "samples.faultline.dev");
+    assert_eq!(sample.context("not rendered")?["metadata"]["annotations"]["other"], "stays");
     let none = String::from_utf8(template(&helm, &chart, &["crds.install=false"])?.stdout)?;
     assert!(of_kind(&parse(&none)?, "CustomResourceDefinition").is_empty());
     Ok(fs::remove_dir_all(&chart)?)
@@ -453,25 +373,14 @@ fn the_runtime_socket_brings_its_folder() -> Result<()> {
     };
     let folders = |values: &[&str]| -> Result<Vec<Value>> {
         let objects = objects(&helm, MEMBER, values)?;
-        let [daemon] = of_kind(&objects, "DaemonSet")[..] else {
-            anyhow::bail!("not one DaemonSet")
-        };
+        let [daemon] = of_kind(&objects, "DaemonSet")[..] else { anyhow::bail!("not one DaemonSet") };
         let volumes = list(daemon, "/spec/template/spec/volumes").iter();
-        let runtime = volumes.filter(|volume| {
-            volume["name"]
-                .as_str()
-                .is_some_and(|name| name.starts_with("runtime"))
-        });
+        let runtime =
+            volumes.filter(|volume| volume["name"].as_str().is_some_and(|name| name.starts_with("runtime")));
         Ok(runtime.map(|volume| volume["hostPath"]["path"].clone()).collect())
     };
-    assert_eq!(
-        folders(&[])?,
-        ["/run/containerd", "/run/crio", "/run/k3s/containerd"]
-    );
-    assert_eq!(
-        folders(&["nodes.runtimeSocket=/run/other/cri.sock"])?,
-        ["/run/other"]
-    );
+    assert_eq!(folders(&[])?, ["/run/containerd", "/run/crio", "/run/k3s/containerd"]);
+    assert_eq!(folders(&["nodes.runtimeSocket=/run/other/cri.sock"])?, ["/run/other"]);
     Ok(())
 }
 

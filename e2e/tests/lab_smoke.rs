@@ -31,10 +31,7 @@ fn enabled() -> bool {
     let wanted = std::env::var_os("FAULTLINE_LAB").is_some_and(|value| value == "1");
     let root = nix::unistd::geteuid().is_root();
     if !(wanted && root) {
-        say(
-            "lab_smoke",
-            format_args!("SKIPPED: needs root and FAULTLINE_LAB=1"),
-        );
+        say("lab_smoke", format_args!("SKIPPED: needs root and FAULTLINE_LAB=1"));
     }
     wanted && root
 }
@@ -76,24 +73,15 @@ fn the_lab_does_what_scenarios_need_and_leaves_nothing() -> Result<(), Box<dyn E
     let started = Instant::now();
     let lab = Lab::up_fresh()?;
     let guard = lab.guard();
-    say(
-        "lab_smoke",
-        format_args!("up took {:.1} s", started.elapsed().as_secs_f64()),
-    );
+    say("lab_smoke", format_args!("up took {:.1} s", started.elapsed().as_secs_f64()));
     let started = Instant::now();
     Lab::up_or_reuse()?;
-    say(
-        "lab_smoke",
-        format_args!("reuse took {:.2} s", started.elapsed().as_secs_f64()),
-    );
+    say("lab_smoke", format_args!("reuse took {:.2} s", started.elapsed().as_secs_f64()));
 
     let done = exercise(&lab);
     say(
         "lab_smoke",
-        format_args!(
-            "memory in use by the lab: {} MiB",
-            memory.saturating_sub(available_mib())
-        ),
+        format_args!("memory in use by the lab: {} MiB", memory.saturating_sub(available_mib())),
     );
     if let Err(error) = done {
         panic!("{error:#}");
@@ -103,10 +91,7 @@ fn the_lab_does_what_scenarios_need_and_leaves_nothing() -> Result<(), Box<dyn E
     let strays = leave_strays(&lab)?;
     let started = Instant::now();
     lab.down()?;
-    say(
-        "lab_smoke",
-        format_args!("down took {:.1} s", started.elapsed().as_secs_f64()),
-    );
+    say("lab_smoke", format_args!("down took {:.1} s", started.elapsed().as_secs_f64()));
     assert!(!strays.iter().any(Process::alive), "a stray survived: {strays:?}");
     assert_clean(&folder)?;
     Ok(())
@@ -114,11 +99,7 @@ fn the_lab_does_what_scenarios_need_and_leaves_nothing() -> Result<(), Box<dyn E
 
 fn exercise(lab: &Lab) -> Result<()> {
     for cluster in lab.clusters() {
-        let pods: String = cluster
-            .nodes
-            .iter()
-            .map(|node| victim(cluster, node.name()))
-            .collect();
+        let pods: String = cluster.nodes.iter().map(|node| victim(cluster, node.name())).collect();
         cluster.apply(&format!("{pods}{SERVICE}"))?;
     }
     let one = lab.c1.ready_pods("default", "app=web", 1, WAIT)?;
@@ -135,19 +116,13 @@ fn traffic(lab: &Lab, one: &Pod, two: &[Pod]) -> Result<()> {
     let from_pod = lab.c1.vantage(one)?;
     for target in two {
         for from in [&Vantage::Host, &from_pod] {
-            let samples: Result<Vec<f64>> = (0..20)
-                .map(|_| http_latency_ms(from, &url(target), REPLY))
-                .collect();
+            let samples: Result<Vec<f64>> =
+                (0..20).map(|_| http_latency_ms(from, &url(target), REPLY)).collect();
             let median = median_ms(samples?).context("20 samples")?;
-            say(
-                "lab_smoke",
-                format_args!("{from:?} -> {}: median {median:.2} ms", target.name),
-            );
+            say("lab_smoke", format_args!("{from:?} -> {}: median {median:.2} ms", target.name));
             ensure!(median < 500.0, "{median} ms");
         }
-        let said = lab
-            .c1
-            .kubectl_ok(&["exec", &one.name, "--", "wget", "-qO-", &url(target)])?;
+        let said = lab.c1.kubectl_ok(&["exec", &one.name, "--", "wget", "-qO-", &url(target)])?;
         ensure!(said == "ok\n", "a pod of c1 read {said:?}");
     }
     for (cluster, pods) in [(&lab.c1, std::slice::from_ref(one)), (&lab.c2, two)] {
@@ -164,10 +139,7 @@ fn traffic(lab: &Lab, one: &Pod, two: &[Pod]) -> Result<()> {
     }
     // Nothing of the lab has a way out of the machine.
     let outside: SocketAddr = "192.0.2.1:80".parse()?;
-    ensure!(
-        tcp_connect(&from_pod, outside, REPLY).is_err(),
-        "a pod reached {outside}"
-    );
+    ensure!(tcp_connect(&from_pod, outside, REPLY).is_err(), "a pod reached {outside}");
     Ok(())
 }
 
@@ -175,10 +147,7 @@ fn traffic(lab: &Lab, one: &Pod, two: &[Pod]) -> Result<()> {
 fn signals(cluster: &Cluster, pod: &Pod) -> Result<()> {
     let main = cluster.signal(pod, Some("app"), Signal::SIGSTOP)?;
     ensure!(main.command_line().contains("httpd"), "{}", main.command_line());
-    ensure!(
-        http_get(&Vantage::Host, &url(pod), Duration::from_secs(1)).is_err(),
-        "a stopped pod answered"
-    );
+    ensure!(http_get(&Vantage::Host, &url(pod), Duration::from_secs(1)).is_err(), "a stopped pod answered");
     cluster.signal(pod, None, Signal::SIGCONT)?;
     http_get(&Vantage::Host, &url(pod), REPLY)?;
     cluster.signal(pod, None, Signal::SIGKILL)?;
@@ -230,48 +199,26 @@ spec:
     let ready = cluster.ready_pods("default", "app=tools", cluster.nodes.len(), WAIT)?;
     for node in &cluster.nodes {
         let path = node.path("/var/lib/faultline/node");
-        let written = wait_for(&path.display().to_string(), WAIT, || {
-            Ok(fs::read_to_string(&path)?)
-        })?;
+        let written = wait_for(&path.display().to_string(), WAIT, || Ok(fs::read_to_string(&path)?))?;
         ensure!(written.trim() == node.name(), "{} says {written}", path.display());
-        ensure!(
-            node.processes("busybox sleep 3600").len() == 1,
-            "the daemon on {}",
-            node.name()
-        );
+        ensure!(node.processes("busybox sleep 3600").len() == 1, "the daemon on {}", node.name());
     }
-    ensure!(
-        ready.iter().all(|pod| pod.containers[0].2 == 0),
-        "a tool is missing: {ready:?}"
-    );
+    ensure!(ready.iter().all(|pod| pod.containers[0].2 == 0), "a tool is missing: {ready:?}");
     Ok(())
 }
 
 fn helm(cluster: &Cluster) -> Result<()> {
     let version = cluster.helm(&["version", "--short"])?;
-    ensure!(
-        version.success() && version.stdout.starts_with("v3."),
-        "{version:?}"
-    );
+    ensure!(version.success() && version.stdout.starts_with("v3."), "{version:?}");
     let chart = cluster.kubeconfig.with_extension("chart");
     fs::create_dir_all(chart.join("templates"))?;
-    fs::write(
-        chart.join("Chart.yaml"),
-        "apiVersion: v2\nname: probe\nversion: 0.1.0\n",
-    )?;
+    fs::write(chart.join("Chart.yaml"), "apiVersion: v2\nname: probe\nversion: 0.1.0\n")?;
     let template = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}-probe}\n";
     fs::write(chart.join("templates/config.yaml"), template)?;
     let chart = chart.to_string_lossy();
     let rendered = cluster.helm(&["template", "r1", &chart])?;
     ensure!(rendered.stdout.contains("name: r1-probe"), "{rendered:?}");
-    let installed = cluster.helm(&[
-        "install",
-        "r1",
-        &chart,
-        "--namespace",
-        "probe",
-        "--create-namespace",
-    ])?;
+    let installed = cluster.helm(&["install", "r1", &chart, "--namespace", "probe", "--create-namespace"])?;
     ensure!(installed.success(), "{installed:?}");
     cluster.get(&["configmap", "r1-probe", "-n", "probe"])?;
     Ok(())
@@ -284,10 +231,7 @@ fn hub(lab: &Lab, pod: &Pod) -> Result<()> {
     hub.kill()?;
     let address: SocketAddr = "10.88.0.1:2379".parse()?;
     let from = lab.c1.vantage(pod)?;
-    ensure!(
-        tcp_connect(&from, address, REPLY).is_err(),
-        "a killed etcd took a connection"
-    );
+    ensure!(tcp_connect(&from, address, REPLY).is_err(), "a killed etcd took a connection");
     hub.start()?;
     tcp_connect(&from, address, REPLY)?;
     ensure!(hub.dump("lab/")? == "lab/probe\nkept\n", "{:?}", hub.dump("lab/"));
@@ -304,19 +248,13 @@ fn leave_strays(lab: &Lab) -> Result<Vec<Process>> {
     let daemon = &lab.c2.ready_pods("default", "app=tools", 2, WAIT)?[0];
     let main = &lab.c2.container_processes(daemon, None)?[0];
     let mut orphan = Command::new("nsenter");
-    orphan
-        .arg(format!("--target={}", main.pid))
-        .args(["--mount", "/bin/busybox", "sleep", "86400"]);
+    orphan.arg(format!("--target={}", main.pid)).args(["--mount", "/bin/busybox", "sleep", "86400"]);
     let orphan = orphan.stdin(Stdio::null()).spawn()?;
     let mut strays = Vec::new();
     for child in [in_node, orphan] {
         let stray = Process::find("stray", i32::try_from(child.id())?).context("the stray runs")?;
         wait_for("the stray to be inside", WAIT, || {
-            ensure!(
-                !stray.command_line().starts_with("nsenter"),
-                "{}",
-                stray.command_line()
-            );
+            ensure!(!stray.command_line().starts_with("nsenter"), "{}", stray.command_line());
             Ok(())
         })?;
         strays.push(stray);
@@ -350,11 +288,7 @@ fn assert_clean(folder: &Folder) -> Result<()> {
             continue;
         };
         for entry in entries.flatten() {
-            assert!(
-                !entry.file_name().to_string_lossy().starts_with("fl-"),
-                "{}",
-                entry.path().display()
-            );
+            assert!(!entry.file_name().to_string_lossy().starts_with("fl-"), "{}", entry.path().display());
         }
     }
     for link in fs::read_dir("/sys/class/net")?.flatten() {
@@ -363,22 +297,12 @@ fn assert_clean(folder: &Folder) -> Result<()> {
     let routes = Command::new("ip").args(["route"]).output()?;
     let routes = String::from_utf8_lossy(&routes.stdout).into_owned();
     assert!(!routes.contains("10.9") && !routes.contains("10.88"), "{routes}");
-    let names = [
-        "kubelet",
-        "kube-proxy",
-        "kube-scheduler",
-        "containerd",
-        "containerd-shim-runc-v2",
-        "coredns",
-    ];
+    let names =
+        ["kubelet", "kube-proxy", "kube-scheduler", "containerd", "containerd-shim-runc-v2", "coredns"];
     for each in process::all() {
         let line = each.command_line();
         assert!(!line.contains(&root), "{line}");
-        let program = line
-            .split(' ')
-            .next()
-            .and_then(|path| path.rsplit('/').next())
-            .unwrap_or_default();
+        let program = line.split(' ').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
         assert!(!names.contains(&program), "{line}");
     }
     Ok(())
@@ -387,17 +311,13 @@ fn assert_clean(folder: &Folder) -> Result<()> {
 fn available_mib() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok())
-        .unwrap_or(0)
-        / 1024
+    line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
 /// `lab up`, cut short by `signal` once it has started some processes.
 fn cut_short(folder: &Folder, signal: Signal) -> Result<i32> {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_lab"))
-        .args(["up", "--fresh"])
-        .stdout(Stdio::null())
-        .spawn()?;
+    let mut child =
+        Command::new(env!("CARGO_BIN_EXE_lab")).args(["up", "--fresh"]).stdout(Stdio::null()).spawn()?;
     let own = Process::find("lab up", i32::try_from(child.id())?).context("lab up runs")?;
     wait_for("some processes of the lab", WAIT, || {
         let text = fs::read_to_string(folder.record())?;

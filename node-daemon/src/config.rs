@@ -67,16 +67,10 @@ impl Config {
             found.push(format!("--node-name {:?} has no letter or digit", self.node));
         }
         if !self.state_dir.is_absolute() {
-            found.push(format!(
-                "--state-dir {} is not an absolute path",
-                self.state_dir.display()
-            ));
+            found.push(format!("--state-dir {} is not an absolute path", self.state_dir.display()));
         }
         if !self.roots.proc.join("self").exists() {
-            found.push(format!(
-                "--proc-root {} is no proc file system",
-                self.roots.proc.display()
-            ));
+            found.push(format!("--proc-root {} is no proc file system", self.roots.proc.display()));
         }
         if let Resolver::Workloads(path) = &self.resolver
             && let Err(why) = crate::resolve::workloads::WorkloadsFile::read(path)

@@ -48,10 +48,7 @@ pub struct NodeClock;
 impl Clock for NodeClock {
     fn now(&self) -> Now {
         let wall_ms = i64::try_from(clock::wall_ms()).unwrap_or(i64::MAX);
-        Now {
-            boottime_ms: clock::boottime_ms(),
-            wall_ms,
-        }
+        Now { boottime_ms: clock::boottime_ms(), wall_ms }
     }
 }
 
@@ -120,11 +117,7 @@ impl Driver {
     ) -> Self {
         let halt_file = doors.journal.folders().halt_file();
         let halt_content = acts::read_halt_file(&halt_file);
-        let first = step(
-            &mut state,
-            Event::HaltFile(halt_content.clone()),
-            doors.clock.now(),
-        );
+        let first = step(&mut state, Event::HaltFile(halt_content.clone()), doors.clock.now());
         let mut driver = Self {
             state,
             doors,
@@ -184,10 +177,7 @@ impl Driver {
 
     fn until_wake(&self) -> Duration {
         let now_ms = self.doors.clock.now().boottime_ms;
-        let wake = self
-            .state
-            .next_wake_ms()
-            .map(|at| Duration::from_millis(at.saturating_sub(now_ms)));
+        let wake = self.state.next_wake_ms().map(|at| Duration::from_millis(at.saturating_sub(now_ms)));
         wake.unwrap_or(TICK).min(TICK)
     }
 
@@ -221,10 +211,7 @@ impl Driver {
         let mut kept = Vec::new();
         for (write, waiting) in writes {
             match (waiting, result) {
-                (Waiting::Recorded(id), _) => self.take(Event::Recorded {
-                    id,
-                    result: result.clone(),
-                }),
+                (Waiting::Recorded(id), _) => self.take(Event::Recorded { id, result: result.clone() }),
                 (Waiting::Meta(revision), Ok(())) => self.take(Event::MetaWritten { revision }),
                 (Waiting::Nobody, Ok(())) => {}
                 // Kept until the disk takes it, before later writes of the same file.
@@ -261,7 +248,7 @@ impl Driver {
             match effect {
                 Effect::Send(up) => self.outbox.push(up),
                 Effect::WriteMeta { revision, meta } => {
-                    self.writes.push((Write::Meta(meta), Waiting::Meta(revision)))
+                    self.writes.push((Write::Meta(meta), Waiting::Meta(revision)));
                 }
                 Effect::WriteRecord(record) => {
                     let id = record.injection.id.clone();
@@ -273,12 +260,12 @@ impl Driver {
                 }
                 Effect::Forget(id) => self.writes.push((Write::Forget(id), Waiting::Nobody)),
                 Effect::Resolve(injection) => self.resolve(injection),
-                Effect::Apply {
-                    record,
-                    start_before_ms,
-                } => {
+                Effect::Apply { record, start_before_ms } => {
                     let (id, doors) = (record.injection.id.clone(), self.doors.clone());
-                    let lost = Err(Failure::Error("the apply did not end".to_owned()));
+                    let lost = Err(Failure::Residue(Remains {
+                        what: "the apply broke off, its undo was not tried yet".to_owned(),
+                        command: "restart the daemon".to_owned(),
+                    }));
                     self.act(
                         false,
                         move || acts::apply(&doors, &record, start_before_ms),
@@ -291,7 +278,7 @@ impl Driver {
                     let lost = crate::engine::Look::Failed("the look did not end".to_owned());
                     self.act(
                         false,
-                        move || acts::look(&*doors.system, &record),
+                        move || acts::watch(&doors, &record),
                         lost,
                         move |look| Event::Looked { id, look },
                     );
@@ -299,10 +286,7 @@ impl Driver {
                 Effect::Undo(record) => {
                     let (id, doors) = (record.injection.id.clone(), self.doors.clone());
                     let what = "the undo did not end".to_owned();
-                    let lost = Err(Remains {
-                        what,
-                        command: "restart the daemon".to_owned(),
-                    });
+                    let lost = Err(Remains { what, command: "restart the daemon".to_owned() });
                     self.act(
                         true,
                         move || acts::undo(&doors, &record),
@@ -322,11 +306,7 @@ impl Driver {
         lost: T,
         event: impl FnOnce(T) -> Event + Send + 'static,
     ) {
-        let permits = if is_undo {
-            &self.undo_permits
-        } else {
-            &self.act_permits
-        };
+        let permits = if is_undo { &self.undo_permits } else { &self.act_permits };
         let permits = Arc::clone(permits);
         self.acts.spawn(async move {
             // Never closed.
@@ -340,20 +320,15 @@ impl Driver {
         let (doors, permits) = (self.doors.clone(), Arc::clone(&self.act_permits));
         self.acts.spawn(async move {
             let _permit = permits.acquire_owned().await;
-            let asked = doors
-                .resolver
-                .resolve(&injection.target, injection.container.as_deref());
+            let asked = doors.resolver.resolve(&injection.target, injection.container.as_deref());
             let found = match tokio::time::timeout(RESOLVE_WITHIN, asked).await {
                 Ok(found) => found,
-                Err(_) => Err(Unfit::Refused(
-                    "the runtime did not say who the target is within 15 s".to_owned(),
-                )),
+                Err(_) => {
+                    Err(Unfit::Refused("the runtime did not say who the target is within 15 s".to_owned()))
+                }
             };
             let result = found.and_then(|found| fault::plan(&injection, found, &doors.roots));
-            Done::Event(Event::Resolved {
-                id: injection.id.clone(),
-                result,
-            })
+            Done::Event(Event::Resolved { id: injection.id.clone(), result })
         });
     }
 

@@ -71,11 +71,7 @@ pub struct Node {
 #[derive(Debug, Clone, PartialEq)]
 enum Progress {
     /// Waiting for the agent's time, asked for after the start was read.
-    Clock {
-        probe: u64,
-        asked_ms: u64,
-        inject: Box<Inject>,
-    },
+    Clock { probe: u64, asked_ms: u64, inject: Box<Inject> },
     /// Waiting for who the target is.
     Resolving,
     /// Waiting for the disk.
@@ -189,9 +185,7 @@ impl State {
                 injection: Arc::new(record.injection.clone()),
                 end: Some((status.reason.unwrap_or(EndReason::DaemonRestart), String::new())),
                 status,
-                progress: Progress::Residue {
-                    retry_at_ms: now.boottime_ms + state.limits.residue_retry_ms,
-                },
+                progress: Progress::Residue { retry_at_ms: now.boottime_ms + state.limits.residue_retry_ms },
                 deadline: record.deadline,
                 start_before_ms: 0,
                 record: Some(Arc::new(record)),
@@ -199,13 +193,7 @@ impl State {
             state.held.insert(held.injection.id.clone(), held);
         }
         for status in recovered.unreadable {
-            state.ended.insert(
-                status.id.clone(),
-                Some(Arc::new(Ended {
-                    status,
-                    at_unix_ms: now.wall_ms,
-                })),
-            );
+            state.ended.insert(status.id.clone(), Some(Arc::new(Ended { status, at_unix_ms: now.wall_ms })));
         }
         state
     }
@@ -222,9 +210,7 @@ impl State {
 
     /// Whether nothing can be active any more but what an undo left.
     pub fn is_drained(&self) -> bool {
-        self.held
-            .values()
-            .all(|held| matches!(held.progress, Progress::Residue { .. }))
+        self.held.values().all(|held| matches!(held.progress, Progress::Residue { .. }))
     }
 
     /// Whether an agent is heard.
@@ -241,15 +227,8 @@ impl State {
             ended.status.phase.may_be_active() || now.wall_ms.saturating_sub(ended.at_unix_ms) < RECENT_MS
         });
         recent.sort_by_key(|ended| std::cmp::Reverse(ended.at_unix_ms));
-        let ended = recent
-            .into_iter()
-            .take(RECENT_MAX)
-            .map(|ended| ended.status.clone());
-        self.held
-            .values()
-            .map(|held| held.status.clone())
-            .chain(ended)
-            .collect()
+        let ended = recent.into_iter().take(RECENT_MAX).map(|ended| ended.status.clone());
+        self.held.values().map(|held| held.status.clone()).chain(ended).collect()
     }
 
     fn hello(&self, now: Now) -> NodeHello {
@@ -286,10 +265,7 @@ impl State {
 
     fn write_meta(&mut self, effects: &mut Vec<Effect>) {
         self.meta_revision += 1;
-        effects.push(Effect::WriteMeta {
-            revision: self.meta_revision,
-            meta: Arc::new(self.meta.clone()),
-        });
+        effects.push(Effect::WriteMeta { revision: self.meta_revision, meta: Arc::new(self.meta.clone()) });
     }
 
     /// A start that waits for the agent's time waits in vain now.
@@ -297,22 +273,10 @@ impl State {
         self.connected = false;
         self.lost_since_ms.get_or_insert(now.boottime_ms);
         let waiting = |held: &Held| matches!(held.progress, Progress::Clock { .. });
-        let ids: Vec<_> = self
-            .held
-            .values()
-            .filter(|held| waiting(held))
-            .map(Held::id)
-            .collect();
+        let ids: Vec<_> = self.held.values().filter(|held| waiting(held)).map(Held::id).collect();
         for id in ids {
             let why = "the link was lost before the agent's time was known";
-            self.finish(
-                &id,
-                InjectionPhase::Missed,
-                Some(EndReason::LinkLost),
-                why.to_owned(),
-                now,
-                effects,
-            );
+            self.finish(&id, InjectionPhase::Missed, Some(EndReason::LinkLost), why.to_owned(), now, effects);
         }
     }
 
@@ -353,21 +317,14 @@ impl State {
 
     /// Puts an injection among the ended ones, on disk and towards the agent.
     fn remember(&mut self, status: InjectionStatus, now: Now, effects: &mut Vec<Effect>) {
-        let ended = Arc::new(Ended {
-            status,
-            at_unix_ms: now.wall_ms,
-        });
+        let ended = Arc::new(Ended { status, at_unix_ms: now.wall_ms });
         effects.push(Effect::tell(&ended.status));
         effects.push(Effect::WriteEnded(Arc::clone(&ended)));
         self.ended.insert(ended.status.id.clone(), Some(ended));
     }
 
     fn halt_ids(&self) -> impl Iterator<Item = &HaltId> {
-        self.meta
-            .halts
-            .iter()
-            .chain(&self.local_halt)
-            .map(|halt| &halt.id)
+        self.meta.halts.iter().chain(&self.local_halt).map(|halt| &halt.id)
     }
 }
 

@@ -21,10 +21,7 @@ mod network_partition;
 /// The steps of an injection, in the order to make them.
 pub fn plan(injection: &Injection, found: Found, roots: &Roots) -> Result<Plan, Unfit> {
     let steps = steps(injection, &found, roots).map_err(Unfit::Refused)?;
-    Ok(Plan {
-        identity: found.identity,
-        steps,
-    })
+    Ok(Plan { identity: found.identity, steps })
 }
 
 fn steps(injection: &Injection, found: &Found, roots: &Roots) -> Result<Vec<Step>, String> {
@@ -32,25 +29,14 @@ fn steps(injection: &Injection, found: &Found, roots: &Roots) -> Result<Vec<Step
     let id = &injection.id;
     match &injection.action {
         Action::ContainerPause => Ok(container_pause::steps(container(injection, found)?)),
-        Action::CpuStress {
-            workers,
-            load_percent,
-        } => cpu_stress::steps(id, container(injection, found)?, *workers, *load_percent, roots),
-        Action::NetworkPartition {
-            direction,
-            peers,
-            how,
-        } => {
+        Action::CpuStress { workers, load_percent } => {
+            cpu_stress::steps(id, container(injection, found)?, *workers, *load_percent, roots)
+        }
+        Action::NetworkPartition { direction, peers, how } => {
             check_namespace(found)?;
             Ok(network_partition::steps(id, found, *direction, peers, *how))
         }
-        Action::NetworkDelay {
-            direction,
-            peers,
-            latency_ms,
-            jitter_ms,
-            correlation_percent,
-        } => {
+        Action::NetworkDelay { direction, peers, latency_ms, jitter_ms, correlation_percent } => {
             check_namespace(found)?;
             let delay = network_delay::Delay {
                 direction: *direction,
@@ -67,28 +53,16 @@ fn steps(injection: &Injection, found: &Found, roots: &Roots) -> Result<Vec<Step
 /// What ends this injection when nobody is alive; the strictest where the backend is unknown.
 pub fn revert_class(injection: &Injection) -> RevertClass {
     let entry = catalogue::entry(injection.action.kind());
-    let backend = entry.and_then(|entry| {
-        entry
-            .backends
-            .iter()
-            .find(|backend| backend.name == injection.backend)
-    });
+    let backend =
+        entry.and_then(|entry| entry.backends.iter().find(|backend| backend.name == injection.backend));
     backend.map_or(RevertClass::Keeper, |backend| backend.revert)
 }
 
 fn check_backend(injection: &Injection) -> Result<(), String> {
     let kind = injection.action.kind();
-    let known = catalogue::entry(kind).is_some_and(|entry| {
-        entry
-            .backends
-            .iter()
-            .any(|backend| backend.name == injection.backend)
-    });
-    if known {
-        Ok(())
-    } else {
-        Err(format!("{kind} has no backend {:?} here", injection.backend))
-    }
+    let known = catalogue::entry(kind)
+        .is_some_and(|entry| entry.backends.iter().any(|backend| backend.name == injection.backend));
+    if known { Ok(()) } else { Err(format!("{kind} has no backend {:?} here", injection.backend)) }
 }
 
 fn check_namespace(found: &Found) -> Result<(), String> {
@@ -99,14 +73,10 @@ fn check_namespace(found: &Found) -> Result<(), String> {
 }
 
 fn container<'a>(injection: &Injection, found: &'a Found) -> Result<&'a ContainerIdentity, String> {
-    found
-        .identity
-        .container
-        .as_ref()
-        .ok_or_else(|| match &injection.container {
-            Some(name) => format!("no running container {name}"),
-            None => "no running container".to_owned(),
-        })
+    found.identity.container.as_ref().ok_or_else(|| match &injection.container {
+        Some(name) => format!("no running container {name}"),
+        None => "no running container".to_owned(),
+    })
 }
 
 /// The rules that match an injection's traffic, seen from the target: what it sends is looked at where
@@ -134,22 +104,11 @@ fn rules(direction: Direction, peers: &[PeerMatch], verdict: Verdict) -> Vec<Rul
 fn peers_of(peers: &[PeerMatch]) -> Vec<Peer> {
     if peers.is_empty() {
         let everyone = [ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()];
-        return everyone
-            .map(|cidr| Peer {
-                cidr,
-                ports: Vec::new(),
-            })
-            .into();
+        return everyone.map(|cidr| Peer { cidr, ports: Vec::new() }).into();
     }
     let of = |peer: &PeerMatch| {
         let ports = peer.ports.clone();
-        peer.nets
-            .iter()
-            .map(move |cidr| Peer {
-                cidr: *cidr,
-                ports: ports.clone(),
-            })
-            .collect::<Vec<_>>()
+        peer.nets.iter().map(move |cidr| Peer { cidr: *cidr, ports: ports.clone() }).collect::<Vec<_>>()
     };
     peers.iter().flat_map(of).collect()
 }
@@ -168,10 +127,7 @@ fn worker_id(id: &InjectionId) -> String {
 /// A number that is the same for the same id.
 fn number_of(id: &str) -> u64 {
     let digest = Sha256::digest(id.as_bytes());
-    digest
-        .iter()
-        .take(8)
-        .fold(0, |number, byte| (number << 8) | u64::from(*byte))
+    digest.iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
 #[cfg(test)]

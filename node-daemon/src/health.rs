@@ -40,9 +40,7 @@ pub async fn serve(
         .route("/healthz", get(lives))
         .route("/metrics", get(metrics))
         .with_state(vitals);
-    axum::serve(listener, routes)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await?;
+    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await?;
     Ok(())
 }
 
@@ -58,20 +56,45 @@ async fn metrics(State(vitals): State<watch::Receiver<Vitals>>) -> String {
     let vitals = vitals.borrow().clone();
     let mut text = String::new();
     let gauges = [
-        (
-            "faultline_node_injections_held",
-            "Injections that are not over.",
-            vitals.held,
-        ),
-        (
-            "faultline_node_link_up",
-            "Whether an agent is heard.",
-            usize::from(vitals.linked),
-        ),
+        ("faultline_node_injections_held", "Injections that are not over.", vitals.held),
+        ("faultline_node_link_up", "Whether an agent is heard.", usize::from(vitals.linked)),
     ];
     for (name, help, value) in gauges {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_is_ready_once_the_driver_turns_and_says_what_is_held() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (vitals, shown) = watch::channel(Vitals::default());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(listener, shown, CancellationToken::new()));
+        let get = async |path: &str| {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        assert!(get("/readyz").await.starts_with("HTTP/1.1 503"));
+        vitals.send_replace(Vitals { alive_at: Some(Instant::now()), linked: true, held: 3 });
+        assert!(get("/readyz").await.starts_with("HTTP/1.1 200"));
+        assert!(get("/livez").await.starts_with("HTTP/1.1 200"));
+        let metrics = get("/metrics").await;
+        assert!(metrics.contains("\nfaultline_node_injections_held 3\n"), "{metrics}");
+        assert!(metrics.contains("\nfaultline_node_link_up 1\n"), "{metrics}");
+    }
 }

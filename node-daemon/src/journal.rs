@@ -153,9 +153,7 @@ pub struct Folders {
 impl Folders {
     /// Of this state directory.
     pub fn new(state_dir: &Path) -> Self {
-        Self {
-            root: state_dir.to_path_buf(),
-        }
+        Self { root: state_dir.to_path_buf() }
     }
 
     /// Records that are not clean.
@@ -266,10 +264,7 @@ impl Folders {
                 Write::Forget(id) => file::remove(&self.ended_file(id))?,
             }
         }
-        for (folder, touched) in [self.root.clone(), self.journal(), self.ended()]
-            .iter()
-            .zip(touched)
-        {
+        for (folder, touched) in [self.root.clone(), self.journal(), self.ended()].iter().zip(touched) {
             if touched {
                 file::sync_folder(folder)?;
             }
@@ -297,11 +292,7 @@ impl Journal {
             })?;
         }
         let path = folders.daemon_lock();
-        let io = |source| Error::Io {
-            action: "lock",
-            path: path.clone(),
-            source,
-        };
+        let io = |source| Error::Io { action: "lock", path: path.clone(), source };
         let lock = open_lock(&path).map_err(io)?;
         // The keeper touches the lock for an instant to see whether a daemon lives.
         let mut tries = OPEN_WITHIN.as_millis() / LOOK_EVERY.as_millis();
@@ -333,12 +324,7 @@ impl Journal {
 
 /// A file to lock, made where absent.
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
-    File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(path)
+    File::options().create(true).truncate(false).read(true).write(true).open(path)
 }
 
 #[cfg(test)]

@@ -57,13 +57,7 @@ pub struct KeeperProcess {
 impl KeeperProcess {
     /// For this state directory. `name` tells the nodes of one machine apart.
     pub fn new(state_dir: PathBuf, roots: Roots, name: String) -> Self {
-        Self {
-            folders: Folders::new(&state_dir),
-            state_dir,
-            roots,
-            name,
-            child: Mutex::default(),
-        }
+        Self { folders: Folders::new(&state_dir), state_dir, roots, name, child: Mutex::default() }
     }
 
     /// Removes the cgroup that a killed keeper left. A living one keeps its own.
@@ -80,17 +74,24 @@ impl KeeperProcess {
         let mut command = Command::new("/proc/self/exe");
         command.arg("worker");
         command.arg("keeper").arg("--state-dir").arg(&self.state_dir);
-        command
-            .arg("--proc-root")
-            .arg(&self.roots.proc)
-            .arg("--cgroup-root")
-            .arg(&self.roots.cgroup);
+        command.arg("--proc-root").arg(&self.roots.proc).arg("--cgroup-root").arg(&self.roots.cgroup);
         command.arg("--name").arg(&self.name);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .current_dir("/");
+        // Nothing of the daemon's is kept open: a runtime waits for the end of a container's output.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
         command.spawn()
+    }
+
+    fn await_living(&self) -> Result<KeeperIdentity, String> {
+        let started = Instant::now();
+        loop {
+            if let Some(identity) = self.living() {
+                return Ok(identity);
+            }
+            if started.elapsed() > READY_WITHIN {
+                return Err("the keeper did not start within 5 s".to_owned());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     /// The keeper that lives, by its lock and by its process.
@@ -100,9 +101,7 @@ impl KeeperProcess {
         }
         let identity: KeeperIdentity =
             serde_json::from_slice(&std::fs::read(self.folders.keeper_identity()).ok()?).ok()?;
-        check_process(&self.roots, &identity.process)
-            .is_ok()
-            .then_some(identity)
+        check_process(&self.roots, &identity.process).is_ok().then_some(identity)
     }
 }
 
@@ -117,24 +116,11 @@ impl Keeper for KeeperProcess {
             // Reaps one that has left.
             let _ = old.try_wait();
         }
-        let identity = match self.living() {
-            Some(identity) => identity,
-            None => {
-                *child = Some(
-                    self.start()
-                        .map_err(|error| format!("start the keeper: {error}"))?,
-                );
-                let started = Instant::now();
-                loop {
-                    if let Some(identity) = self.living() {
-                        break identity;
-                    }
-                    if started.elapsed() > READY_WITHIN {
-                        return Err("the keeper did not start within 5 s".to_owned());
-                    }
-                    std::thread::sleep(LOOK_EVERY);
-                }
-            }
+        let identity = if let Some(identity) = self.living() {
+            identity
+        } else {
+            *child = Some(self.start().map_err(|error| format!("start the keeper: {error}"))?);
+            self.await_living()?
         };
         identity.inside_because.map_or(Ok(()), Err)
     }
@@ -142,10 +128,7 @@ impl Keeper for KeeperProcess {
 
 /// Whether another process holds that lock.
 fn is_locked(path: &std::path::Path) -> bool {
-    matches!(
-        open_lock(path).map(|file| file.try_lock()),
-        Ok(Err(std::fs::TryLockError::WouldBlock))
-    )
+    matches!(open_lock(path).map(|file| file.try_lock()), Ok(Err(std::fs::TryLockError::WouldBlock)))
 }
 
 fn lock_within(path: &std::path::Path, time: Duration) -> Option<File> {

@@ -67,13 +67,7 @@ impl Outbox {
     pub fn push(&self, up: NodeUp) {
         let mut pending = self.pending();
         match up {
-            NodeUp::Hello(_) => {
-                *pending = Pending {
-                    is_open: true,
-                    hello: Some(up),
-                    ..Pending::default()
-                }
-            }
+            NodeUp::Hello(_) => *pending = Pending { is_open: true, hello: Some(up), ..Pending::default() },
             _ if !pending.is_open => return,
             NodeUp::State(status) => {
                 pending.states.insert(status.id.clone(), *status);
@@ -109,10 +103,7 @@ impl Outbox {
         if let Some(id) = pending.probes.pop_front() {
             return Some(NodeUp::ClockProbe { id });
         }
-        pending
-            .states
-            .pop_first()
-            .map(|(_, status)| NodeUp::State(Box::new(status)))
+        pending.states.pop_first().map(|(_, status)| NodeUp::State(Box::new(status)))
     }
 
     async fn filled(&self) {

@@ -52,20 +52,14 @@ pub fn recover(
         let results: Vec<Result<(), Remains>> = std::thread::scope(|scope| {
             let undo = |record| scope.spawn(move || undo_of_boot(journal, system, record, boot_id));
             let threads: Vec<_> = group.iter().map(undo).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
-                .collect()
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect()
         });
         for (record, result) in group.iter().zip(results) {
             let status = status_of(record, &result, boot_id, wall_ms);
             tracing::info!(injection = %record.injection.id, phase = ?status.phase, "recovered");
             match result {
                 Ok(()) => {
-                    let ended = Ended {
-                        status,
-                        at_unix_ms: wall_ms,
-                    };
+                    let ended = Ended { status, at_unix_ms: wall_ms };
                     if let Err(error) = journal.folders().end(&ended) {
                         // Undone again at the next start, which is harmless.
                         tracing::warn!(injection = %record.injection.id, %error, "end not written");
@@ -98,10 +92,7 @@ pub fn undo_record(system: &dyn System, record: &Record) -> Result<(), Remains> 
         }
         if tried == TRIES {
             let (what, command): (Vec<String>, Vec<String>) = left.into_iter().unzip();
-            return Err(Remains {
-                what: what.join("; "),
-                command: command.join("; "),
-            });
+            return Err(Remains { what: what.join("; "), command: command.join("; ") });
         }
         std::thread::sleep(wait);
         wait *= 2;
@@ -128,10 +119,7 @@ fn status_of(record: &Record, result: &Result<(), Remains>, boot_id: &str, wall_
     let rebooted = record.boot_id != boot_id;
     let (phase, message) = match result {
         Err(remains) => (InjectionPhase::Residue, remains.to_string()),
-        Ok(()) if rebooted => (
-            InjectionPhase::Reverted,
-            "the node was rebooted, which ended it".to_owned(),
-        ),
+        Ok(()) if rebooted => (InjectionPhase::Reverted, "the node was rebooted, which ended it".to_owned()),
         Ok(()) => {
             let what = match record.stage {
                 Stage::Intended => "the daemon ended while it was being made or just after",
@@ -145,11 +133,7 @@ fn status_of(record: &Record, result: &Result<(), Remains>, boot_id: &str, wall_
         id: record.injection.id.clone(),
         run: record.injection.run.clone(),
         phase,
-        reason: Some(if rebooted {
-            EndReason::Reboot
-        } else {
-            EndReason::DaemonRestart
-        }),
+        reason: Some(if rebooted { EndReason::Reboot } else { EndReason::DaemonRestart }),
         message,
         effect: None,
         backend: record.injection.backend.clone(),
@@ -184,8 +168,5 @@ fn unreadable(damaged: &Damaged) -> Option<InjectionStatus> {
 }
 
 fn panicked() -> Remains {
-    Remains {
-        what: "the undo did not end".to_owned(),
-        command: "restart the daemon".to_owned(),
-    }
+    Remains { what: "the undo did not end".to_owned(), command: "restart the daemon".to_owned() }
 }

@@ -19,9 +19,8 @@ pub use cri::Cri;
 pub use workloads::Workloads;
 
 /// Devices that the kernel adds to every namespace once their module is loaded; no pod talks over them.
-const FALLBACK_DEVICES: [&str; 9] = [
-    "tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0",
-];
+const FALLBACK_DEVICES: [&str; 9] =
+    ["tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"];
 
 /// A target in a form that is never confused with a later one of the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,11 +67,7 @@ pub trait Resolve: Send + Sync + std::fmt::Debug {
 
 impl ContainerIdentity {
     fn new(id: String, target: &Target) -> Self {
-        Self {
-            id,
-            process: target.process.clone(),
-            cgroup: target.cgroup.clone(),
-        }
+        Self { id, process: target.process.clone(), cgroup: target.cgroup.clone() }
     }
 }
 
@@ -95,12 +90,8 @@ fn names_of(list: &str) -> Vec<String> {
 
 /// Whether that namespace is this daemon's own or the first process's.
 fn is_own(roots: &Roots, found: &NetnsRef) -> bool {
-    let own = [
-        Path::new("/proc/self/ns/net").to_path_buf(),
-        roots.proc.join("1/ns/net"),
-    ];
-    own.iter()
-        .any(|path| netns::cookie(path).is_ok_and(|cookie| cookie == found.cookie))
+    let own = [Path::new("/proc/self/ns/net").to_path_buf(), roots.proc.join("1/ns/net")];
+    own.iter().any(|path| netns::cookie(path).is_ok_and(|cookie| cookie == found.cookie))
 }
 
 /// An error with its causes, in one line.
@@ -118,11 +109,7 @@ pub(crate) fn spoken(error: &dyn std::error::Error) -> String {
 /// Gone is told apart from refused.
 fn unfit(error: &crate::system::Error) -> Unfit {
     let text = spoken(error);
-    if error.is_target_gone() {
-        Unfit::TargetGone(text)
-    } else {
-        Unfit::Refused(text)
-    }
+    if error.is_target_gone() { Unfit::TargetGone(text) } else { Unfit::Refused(text) }
 }
 
 #[cfg(test)]

@@ -37,10 +37,7 @@ const EVENTS: usize = 1024;
 
 /// Runs a daemon that dials its agent, until `shutdown`; then reverts everything and returns.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let agent = config
-        .agent
-        .clone()
-        .context("no agent address is configured (--agent)")?;
+    let agent = config.agent.clone().context("no agent address is configured (--agent)")?;
     let daemon = start(&config).await?;
     let dialler = Dialler::new(agent, daemon.session.clone());
     let stop = CancellationToken::new();
@@ -75,16 +72,10 @@ struct Daemon {
 
 async fn start(config: &Config) -> anyhow::Result<Daemon> {
     let problems = config.problems();
-    anyhow::ensure!(
-        problems.is_empty(),
-        "the configuration is not valid: {}",
-        problems.join("; ")
-    );
+    anyhow::ensure!(problems.is_empty(), "the configuration is not valid: {}", problems.join("; "));
     let config = config.clone();
     // Recovery undoes faults, and the probe uses every kernel feature once: both block.
-    tokio::task::spawn_blocking(move || start_blocking(&config))
-        .await
-        .context("start the daemon")?
+    tokio::task::spawn_blocking(move || start_blocking(&config)).await.context("start the daemon")?
 }
 
 fn start_blocking(config: &Config) -> anyhow::Result<Daemon> {
@@ -100,11 +91,7 @@ fn start_blocking(config: &Config) -> anyhow::Result<Daemon> {
         halt_id: node_halt_id(&config.node)?,
         capabilities: capabilities::probe(config),
     };
-    let keeper = KeeperProcess::new(
-        config.state_dir.clone(),
-        config.roots.clone(),
-        keeper_name(config),
-    );
+    let keeper = KeeperProcess::new(config.state_dir.clone(), config.roots.clone(), keeper_name(config));
     keeper.sweep();
     let doors = Doors {
         keeper: Arc::new(keeper),
@@ -119,27 +106,14 @@ fn start_blocking(config: &Config) -> anyhow::Result<Daemon> {
     let (vitals_in, vitals) = watch::channel(Vitals::default());
     let state = State::new(node, config.limits(), recovered, now);
     let driver = Driver::new(state, doors, Arc::clone(&outbox), events, vitals_in);
-    Ok(Daemon {
-        driver,
-        session: Session {
-            outbox,
-            events: events_in,
-        },
-        vitals,
-    })
+    Ok(Daemon { driver, session: Session { outbox, events: events_in }, vitals })
 }
 
 fn resolver(config: &Config) -> Arc<dyn Resolve> {
     let roots = config.roots.clone();
     match &config.resolver {
-        Resolver::Cri { socket } => Arc::new(Cri {
-            socket: socket.clone(),
-            roots,
-        }),
-        Resolver::Workloads(path) => Arc::new(Workloads {
-            path: path.clone(),
-            roots,
-        }),
+        Resolver::Cri { socket } => Arc::new(Cri { socket: socket.clone(), roots }),
+        Resolver::Workloads(path) => Arc::new(Workloads { path: path.clone(), roots }),
     }
 }
 
@@ -159,17 +133,12 @@ impl Daemon {
         stop_link: CancellationToken,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let Self {
-            driver,
-            session,
-            vitals,
-        } = self;
+        let Self { driver, session, vitals } = self;
         let drain = CancellationToken::new();
         let mut others: JoinSet<anyhow::Result<()>> = JoinSet::new();
         if let Some(addr) = config.health_addr {
-            let listener = tokio::net::TcpListener::bind(addr)
-                .await
-                .with_context(|| format!("listen on {addr}"))?;
+            let listener =
+                tokio::net::TcpListener::bind(addr).await.with_context(|| format!("listen on {addr}"))?;
             others.spawn(health::serve(listener, vitals, stop_link.clone()));
         }
         others.spawn(async move {
@@ -199,10 +168,7 @@ impl Daemon {
         stop_link.cancel();
         while others.join_next().await.is_some() {}
         ended_early?;
-        anyhow::ensure!(
-            clean,
-            "something may be left on this node: see the journal and the log"
-        );
+        anyhow::ensure!(clean, "something may be left on this node: see the journal and the log");
         Ok(())
     }
 }

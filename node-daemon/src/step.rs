@@ -109,9 +109,7 @@ impl Window {
 /// time left is refused.
 pub fn apply(system: &dyn System, step: &Step, window: Window) -> Result<(), Error> {
     if window.left().is_zero() {
-        return Err(Error::Invalid {
-            what: "the deadline has passed".to_owned(),
-        });
+        return Err(Error::Invalid { what: "the deadline has passed".to_owned() });
     }
     match step {
         Step::NftTable { netns, table } => system.install_table(netns, table, window.left()),
@@ -180,10 +178,7 @@ fn read_netem(system: &dyn System, netns: &NetnsRef, netem: &NetemSpec) -> Resul
     if state.spec == *netem {
         return Ok(Observation::Intended(Effect::of(state.packets)));
     }
-    Ok(Observation::Drifted(vec![format!(
-        "netem is {:?}, wanted {netem:?}",
-        state.spec
-    )]))
+    Ok(Observation::Drifted(vec![format!("netem is {:?}, wanted {netem:?}", state.spec)]))
 }
 
 fn read_freezer(system: &dyn System, cgroup: &CgroupRef) -> Result<Observation, Error> {
@@ -201,36 +196,21 @@ fn residue(step: &Step, why: &str) -> Undone {
     let (what, command) = match step {
         Step::NftTable { netns, table } => (
             format!("nft table {} in {}", table.name, netns.path.display()),
-            format!(
-                "nsenter --net={} nft delete table inet {}",
-                netns.path.display(),
-                table.name
-            ),
+            format!("nsenter --net={} nft delete table inet {}", netns.path.display(), table.name),
         ),
         Step::NetemTree { netns, netem } => (
             format!("root qdisc of {} in {}", netem.device, netns.path.display()),
-            format!(
-                "nsenter --net={} tc qdisc del dev {} root",
-                netns.path.display(),
-                netem.device
-            ),
+            format!("nsenter --net={} tc qdisc del dev {} root", netns.path.display(), netem.device),
         ),
         Step::FreezeCgroup { cgroup, .. } => {
             let command = cgroup.thaw_command();
-            (
-                format!("frozen cgroup of {}", cgroup.freezer_path().display()),
-                command,
-            )
+            (format!("frozen cgroup of {}", cgroup.freezer_path().display()), command)
         }
-        Step::Worker { worker } => (
-            format!("worker process {}", worker.id),
-            format!("pkill -KILL -f -- '--id {}$'", worker.id),
-        ),
+        Step::Worker { worker } => {
+            (format!("worker process {}", worker.id), format!("pkill -KILL -f -- '--id {}$'", worker.id))
+        }
     };
-    Undone::Residue {
-        what: format!("{what}: {why}"),
-        command,
-    }
+    Undone::Residue { what: format!("{what}: {why}"), command }
 }
 
 /// An error with its causes, in one line.

@@ -120,10 +120,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn refused(action: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
-        Self::Refused {
-            action: action.into(),
-            source: source.into(),
-        }
+        Self::Refused { action: action.into(), source: source.into() }
     }
 
     pub(crate) fn gone(what: impl Into<String>) -> Self {

@@ -22,28 +22,20 @@ mod scenes;
 type Test = (&'static str, fn());
 
 const PRIVILEGED: &[Test] = &[
-    (
-        "every_kind_is_felt_and_gone_at_its_deadline",
-        scenes::every_kind_is_felt_and_gone_at_its_deadline,
-    ),
+    ("every_kind_is_felt_and_gone_at_its_deadline", scenes::every_kind_is_felt_and_gone_at_its_deadline),
     ("a_drain_reverts_everything", scenes::a_drain_reverts_everything),
     (
         "a_killed_daemon_left_dead_is_clean_at_the_deadline",
         scenes::a_killed_daemon_left_dead_is_clean_at_the_deadline,
     ),
-    (
-        "a_daemon_killed_at_any_moment_leaves_nothing",
-        scenes::a_daemon_killed_at_any_moment_leaves_nothing,
-    ),
+    ("a_daemon_killed_at_any_moment_leaves_nothing", scenes::a_daemon_killed_at_any_moment_leaves_nothing),
     (
         "daemon_and_keeper_killed_the_next_daemon_reverts",
         scenes::daemon_and_keeper_killed_the_next_daemon_reverts,
     ),
     ("a_dead_keeper_is_replaced", scenes::a_dead_keeper_is_replaced),
-    (
-        "a_stopped_daemon_does_not_hold_a_fault",
-        scenes::a_stopped_daemon_does_not_hold_a_fault,
-    ),
+    ("workers_end_with_their_daemon", scenes::workers_end_with_their_daemon),
+    ("a_stopped_daemon_does_not_hold_a_fault", scenes::a_stopped_daemon_does_not_hold_a_fault),
 ];
 
 fn main() -> ExitCode {
@@ -60,10 +52,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let words: Vec<String> = words
-        .into_iter()
-        .filter_map(|word| word.into_string().ok())
-        .collect();
+    let words: Vec<String> = words.into_iter().filter_map(|word| word.into_string().ok()).collect();
     let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let chosen = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(*filter));
     let mut failed = 0;

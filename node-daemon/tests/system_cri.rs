@@ -33,13 +33,8 @@ use lab::{Ended, Lab, eventually, skipped};
 
 const IMAGE: &str = "docker.io/library/fltest:1";
 const POD_UID: &str = "11111111-2222-3333-4444-555555555555";
-const NEEDED: [&str; 5] = [
-    "/usr/bin/containerd",
-    "/usr/sbin/runc",
-    "/usr/bin/buildah",
-    "/usr/bin/busybox",
-    "/usr/lib/cni/bridge",
-];
+const NEEDED: [&str; 5] =
+    ["/usr/bin/containerd", "/usr/sbin/runc", "/usr/bin/buildah", "/usr/bin/busybox", "/usr/lib/cni/bridge"];
 
 /// A containerd of this test alone.
 struct Containerd {
@@ -56,20 +51,12 @@ impl Containerd {
         let path = folder.path();
         write_configuration(path);
         // A mount namespace of its own: the mounts of its containers end with it.
-        let line = format!(
-            "unshare --mount containerd --config {}",
-            path.join("config.toml").display()
-        );
+        let line = format!("unshare --mount containerd --config {}", path.join("config.toml").display());
         let log = fs::File::create(path.join("log")).unwrap();
         let mut command = lab.in_near(&line);
         let process = Some(Ended(command.stdout(Stdio::null()).stderr(log).spawn().unwrap()));
         let group = format!("fltest-cri-{}", std::process::id());
-        let daemon = Self {
-            folder,
-            group,
-            process,
-            _lab: lab,
-        };
+        let daemon = Self { folder, group, process, _lab: lab };
         let socket = daemon.socket();
         let import = || {
             let mut command = Command::new("ctr");
@@ -119,11 +106,7 @@ fn write_configuration(folder: &Path) {
     let network = r#"{"cniVersion": "0.4.0", "name": "fltest", "plugins": [{"type": "bridge", "bridge": "flbr0",
         "isGateway": true, "ipam": {"type": "host-local", "dataDir": "DATA",
         "ranges": [[{"subnet": "10.78.0.0/24"}]]}}]}"#;
-    fs::write(
-        folder.join("cni/10.conflist"),
-        network.replace("DATA", &at("ipam")),
-    )
-    .unwrap();
+    fs::write(folder.join("cni/10.conflist"), network.replace("DATA", &at("ipam"))).unwrap();
     let text = format!(
         r#"version = 2
 root = "{}"
@@ -154,28 +137,13 @@ fn build_image(folder: &Path) {
     let store = folder.join("buildah");
     let buildah = |words: &[&str]| {
         let mut command = Command::new("buildah");
-        command
-            .arg("--root")
-            .arg(&store)
-            .arg("--runroot")
-            .arg(folder.join("runroot"));
-        command
-            .args(["--storage-driver", "vfs"])
-            .args(words)
-            .current_dir(folder);
+        command.arg("--root").arg(&store).arg("--runroot").arg(folder.join("runroot"));
+        command.args(["--storage-driver", "vfs"]).args(words).current_dir(folder);
         let output = command.output().unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
     buildah(&["build", "--isolation", "chroot", "-t", "fltest:1", "."]);
-    buildah(&[
-        "push",
-        "fltest:1",
-        &format!("docker-archive:{}:{IMAGE}", folder.join("image.tar").display()),
-    ]);
+    buildah(&["push", "fltest:1", &format!("docker-archive:{}:{IMAGE}", folder.join("image.tar").display())]);
 }
 
 async fn client(socket: PathBuf) -> RuntimeServiceClient<Channel> {
@@ -184,10 +152,7 @@ async fn client(socket: PathBuf) -> RuntimeServiceClient<Channel> {
         async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
     });
     RuntimeServiceClient::new(
-        Endpoint::from_static("http://x")
-            .connect_with_connector(connector)
-            .await
-            .unwrap(),
+        Endpoint::from_static("http://x").connect_with_connector(connector).await.unwrap(),
     )
 }
 
@@ -201,34 +166,17 @@ fn sandbox_config(folder: &Path, group: &str) -> PodSandboxConfig {
         }),
         log_directory: folder.join("logs").display().to_string(),
         labels: [("io.kubernetes.pod.uid".to_owned(), POD_UID.to_owned())].into(),
-        linux: Some(LinuxPodSandboxConfig {
-            cgroup_parent: format!("/{group}"),
-            ..Default::default()
-        }),
+        linux: Some(LinuxPodSandboxConfig { cgroup_parent: format!("/{group}"), ..Default::default() }),
         ..Default::default()
     }
 }
 
 async fn run_pod(client: &mut RuntimeServiceClient<Channel>, config: PodSandboxConfig) -> String {
-    let request = RunPodSandboxRequest {
-        config: Some(config.clone()),
-        runtime_handler: String::new(),
-    };
-    let pod_sandbox_id = client
-        .run_pod_sandbox(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .pod_sandbox_id;
+    let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+    let pod_sandbox_id = client.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
     let container = ContainerConfig {
-        metadata: Some(ContainerMetadata {
-            name: "app".to_owned(),
-            attempt: 0,
-        }),
-        image: Some(ImageSpec {
-            image: IMAGE.to_owned(),
-            ..Default::default()
-        }),
+        metadata: Some(ContainerMetadata { name: "app".to_owned(), attempt: 0 }),
+        image: Some(ImageSpec { image: IMAGE.to_owned(), ..Default::default() }),
         log_path: "app.log".to_owned(),
         ..Default::default()
     };
@@ -237,16 +185,8 @@ async fn run_pod(client: &mut RuntimeServiceClient<Channel>, config: PodSandboxC
         config: Some(container),
         sandbox_config: Some(config),
     };
-    let container_id = client
-        .create_container(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .container_id;
-    client
-        .start_container(StartContainerRequest { container_id })
-        .await
-        .unwrap();
+    let container_id = client.create_container(request).await.unwrap().into_inner().container_id;
+    client.start_container(StartContainerRequest { container_id }).await.unwrap();
     pod_sandbox_id
 }
 
@@ -260,10 +200,7 @@ fn a_pod_of_containerd_is_found() {
         return;
     }
     let daemon = Containerd::start();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(Box::pin(looks_up(&daemon)));
 }
 
@@ -279,42 +216,24 @@ async fn looks_up(daemon: &Containerd) {
     let checked = std::panic::catch_unwind(AssertUnwindSafe(|| {
         check(found.as_ref().unwrap(), &pod_sandbox_id, &daemon.group);
     }));
-    client
-        .stop_pod_sandbox(StopPodSandboxRequest {
-            pod_sandbox_id: pod_sandbox_id.clone(),
-        })
-        .await
-        .unwrap();
+    client.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() }).await.unwrap();
     let stopped = door.pod(POD_UID).await;
-    client
-        .remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id })
-        .await
-        .unwrap();
+    client.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id }).await.unwrap();
     checked.unwrap();
     assert!(matches!(stopped, Err(Error::NoSandbox { .. })), "{stopped:?}");
 }
 
 fn check(pod: &PodHandles, sandbox_id: &str, group: &str) {
     assert_eq!(pod.sandbox_id, sandbox_id);
-    assert!(
-        pod.netns_path.as_ref().unwrap().starts_with("/var/run/netns"),
-        "{pod:?}"
-    );
+    assert!(pod.netns_path.as_ref().unwrap().starts_with("/var/run/netns"), "{pod:?}");
     assert_eq!(pod.containers.keys().collect::<Vec<_>>(), ["app"]);
     let app = &pod.containers["app"];
     let system = KernelSystem::new(Roots::default());
     let [target, sandbox] = [app.pid, pod.sandbox_pid.unwrap()].map(|pid| system.identify(pid).unwrap());
-    assert_eq!(
-        target.netns.cookie, sandbox.netns.cookie,
-        "one namespace for the pod"
-    );
+    assert_eq!(target.netns.cookie, sandbox.netns.cookie, "one namespace for the pod");
     assert_ne!(target.cgroup, sandbox.cgroup);
     let freezer = target.cgroup.freezer_path();
-    assert!(
-        freezer.ends_with(format!("{group}/{}", app.id)),
-        "{}",
-        freezer.display()
-    );
+    assert!(freezer.ends_with(format!("{group}/{}", app.id)), "{}", freezer.display());
     system.freeze(&target.process, &target.cgroup).unwrap();
     system.thaw(&target.cgroup).unwrap();
 }

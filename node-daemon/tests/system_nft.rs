@@ -20,25 +20,12 @@ use lab::{Lab, eventually, skipped};
 const LONG: Duration = Duration::from_mins(1);
 
 fn peer(cidr: &str, ports: &[u16]) -> Peer {
-    Peer {
-        cidr: cidr.parse().unwrap(),
-        ports: ports.to_vec(),
-    }
+    Peer { cidr: cidr.parse().unwrap(), ports: ports.to_vec() }
 }
 
 fn table(hook: Hook, side: Side, peers: Vec<Peer>, verdict: Verdict) -> TableSpec {
-    let rule = RuleSpec {
-        hook,
-        peer: side,
-        port: Side::Destination,
-        peers,
-        verdict,
-        spare_loopback: true,
-    };
-    TableSpec {
-        name: TableSpec::name_for("0193-test"),
-        rules: vec![rule],
-    }
+    let rule = RuleSpec { hook, peer: side, port: Side::Destination, peers, verdict, spare_loopback: true };
+    TableSpec { name: TableSpec::name_for("0193-test"), rules: vec![rule] }
 }
 
 fn kernel() -> KernelSystem {
@@ -60,9 +47,7 @@ fn drop_partitions_and_ends_by_itself() {
         Verdict::Drop,
     );
     let started = Instant::now();
-    system
-        .install_table(&lab.far(), &spec, Duration::from_secs(3))
-        .unwrap();
+    system.install_table(&lab.far(), &spec, Duration::from_secs(3)).unwrap();
     assert!(lab.rtt("10.77.0.2").is_none());
     let state = system.read_table(&lab.far(), &spec.name).unwrap().unwrap();
     assert_eq!(state.drift(&spec), Vec::<String>::new());
@@ -86,12 +71,8 @@ fn a_queue_without_worker_lets_packets_pass() {
     }
     let lab = Lab::new();
     let system = kernel();
-    let spec = table(
-        Hook::Output,
-        Side::Destination,
-        vec![peer("0.0.0.0/0", &[])],
-        Verdict::Queue { number: 7 },
-    );
+    let spec =
+        table(Hook::Output, Side::Destination, vec![peer("0.0.0.0/0", &[])], Verdict::Queue { number: 7 });
     system.install_table(&lab.far(), &spec, LONG).unwrap();
     let shown = lab.in_far("nft list ruleset").output().unwrap();
     println!("{}", String::from_utf8_lossy(&shown.stdout));
@@ -127,19 +108,8 @@ fn what_somebody_else_changes_is_seen() {
     }
     let lab = Lab::new();
     let system = kernel();
-    let spec = table(
-        Hook::Output,
-        Side::Destination,
-        vec![peer("10.0.0.0/8", &[80])],
-        Verdict::Drop,
-    );
-    let drift = || {
-        system
-            .read_table(&lab.far(), &spec.name)
-            .unwrap()
-            .unwrap()
-            .drift(&spec)
-    };
+    let spec = table(Hook::Output, Side::Destination, vec![peer("10.0.0.0/8", &[80])], Verdict::Drop);
+    let drift = || system.read_table(&lab.far(), &spec.name).unwrap().unwrap().drift(&spec);
     let name = &spec.name;
     for change in [
         format!("nft add rule inet {name} output drop"),
@@ -153,12 +123,7 @@ fn what_somebody_else_changes_is_seen() {
         assert!(lab.in_far(&change).status().unwrap().success(), "{change}");
         assert!(!drift().is_empty(), "{change}");
     }
-    assert!(
-        lab.in_far(&format!("nft delete table inet {name}"))
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(lab.in_far(&format!("nft delete table inet {name}")).status().unwrap().success());
     assert_eq!(system.read_table(&lab.far(), name).unwrap(), None);
 }
 
@@ -171,12 +136,7 @@ fn thousands_of_blocks_fit_into_one_table() {
     let system = kernel();
     let blocks = (0..2000u32).map(|number| peer(&format!("10.{}.{}.0/25", number / 250, number % 250), &[]));
     let blocks6 = (0..2000u32).map(|number| peer(&format!("fd77:{number:x}::/32"), &[]));
-    let spec = table(
-        Hook::Input,
-        Side::Source,
-        blocks.chain(blocks6).collect(),
-        Verdict::Drop,
-    );
+    let spec = table(Hook::Input, Side::Source, blocks.chain(blocks6).collect(), Verdict::Drop);
     let started = Instant::now();
     system.install_table(&lab.far(), &spec, LONG).unwrap();
     let state = system.read_table(&lab.far(), &spec.name).unwrap().unwrap();
@@ -194,12 +154,7 @@ fn another_cookie_is_refused() {
     let lab = Lab::new();
     let mut netns = lab.far();
     netns.cookie += 1;
-    let spec = table(
-        Hook::Input,
-        Side::Source,
-        vec![peer("0.0.0.0/0", &[])],
-        Verdict::Drop,
-    );
+    let spec = table(Hook::Input, Side::Source, vec![peer("0.0.0.0/0", &[])], Verdict::Drop);
     let refused = kernel().install_table(&netns, &spec, LONG);
     assert!(matches!(refused, Err(Error::TargetGone { .. })), "{refused:?}");
     assert_eq!(kernel().list_tables(&lab.far()).unwrap(), Vec::<String>::new());

@@ -1,9 +1,6 @@
 //! The generated gRPC types. Only `wire` (the conversions) and the gRPC shells
 //! of link, enrolment and node link may name them.
-#![expect(
-    clippy::pedantic,
-    reason = "generated code"
-)]
+#![expect(clippy::pedantic, reason = "generated code")]
 
 /// Agent and control plane.
 pub mod link {

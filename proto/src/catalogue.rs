@@ -84,7 +84,8 @@ pub struct Entry {
 use crate::cluster::capability as cap;
 
 const NETWORK_SURVIVES: &str = "container restart: stays (it belongs to the pod's sandbox); node reboot: gone; target gone: gone with it";
-const CONTAINER_SURVIVES: &str = "container restart: ends (TargetGone); node reboot: gone; target gone: gone with it";
+const CONTAINER_SURVIVES: &str =
+    "container restart: ends (TargetGone); node reboot: gone; target gone: gone with it";
 const PEERS: Parameter = Parameter {
     name: "peers",
     text: "list of {target, via: PodIPs} or {cidr}, each with optional ports; everyone where empty",
@@ -98,7 +99,11 @@ pub const ENTRIES: &[Entry] = &[
         acts_on: "container",
         made_by: "node",
         parameters: &[],
-        backends: &[Backend { name: "freezer", needs: &[cap::CRI, cap::FREEZER, cap::KEEPER], revert: RevertClass::Keeper }],
+        backends: &[Backend {
+            name: "freezer",
+            needs: &[cap::CRI, cap::FREEZER, cap::KEEPER],
+            revert: RevertClass::Keeper,
+        }],
         read_back: "the cgroup's frozen state",
         undo: "thaw the cgroup",
         survives: CONTAINER_SURVIVES,
@@ -112,7 +117,11 @@ pub const ENTRIES: &[Entry] = &[
             Parameter { name: "workers", text: "whole number, 1 to 64; required" },
             Parameter { name: "load", text: "percent of each worker, 1 to 100; default 100" },
         ],
-        backends: &[Backend { name: "cgroup-worker", needs: &[cap::CRI, cap::CPU_CGROUP, cap::KEEPER], revert: RevertClass::Keeper }],
+        backends: &[Backend {
+            name: "cgroup-worker",
+            needs: &[cap::CRI, cap::CPU_CGROUP, cap::KEEPER],
+            revert: RevertClass::Keeper,
+        }],
         read_back: "the workers are members of the target's cgroup and its usage grows",
         undo: "end the workers",
         survives: CONTAINER_SURVIVES,
@@ -126,12 +135,23 @@ pub const ENTRIES: &[Entry] = &[
             Parameter { name: "latency", text: "duration, 1ms to 60s; required" },
             Parameter { name: "jitter", text: "duration, at most the latency; default 0s" },
             Parameter { name: "correlation", text: "percent, 0 to 100; default 0" },
-            Parameter { name: "direction", text: "Egress, Ingress or Both, seen from the target; default Egress" },
+            Parameter {
+                name: "direction",
+                text: "Egress, Ingress or Both, seen from the target; default Egress",
+            },
             PEERS,
         ],
         backends: &[
-            Backend { name: "netem", needs: &[cap::CRI, cap::NFT_SETS, cap::NETEM], revert: RevertClass::KernelTimed },
-            Backend { name: "nfqueue", needs: &[cap::CRI, cap::NFT_SETS, cap::NFQUEUE], revert: RevertClass::KernelTimed },
+            Backend {
+                name: "netem",
+                needs: &[cap::CRI, cap::NFT_SETS, cap::NETEM],
+                revert: RevertClass::KernelTimed,
+            },
+            Backend {
+                name: "nfqueue",
+                needs: &[cap::CRI, cap::NFT_SETS, cap::NFQUEUE],
+                revert: RevertClass::KernelTimed,
+            },
         ],
         read_back: "table, chains, rules and set elements (and the qdisc) equal the intent",
         undo: "delete our own table (and our own qdisc), end the worker",
@@ -143,11 +163,18 @@ pub const ENTRIES: &[Entry] = &[
         acts_on: "pod",
         made_by: "node",
         parameters: &[
-            Parameter { name: "direction", text: "Egress, Ingress or Both, seen from the target; default Both" },
+            Parameter {
+                name: "direction",
+                text: "Egress, Ingress or Both, seen from the target; default Both",
+            },
             PEERS,
             Parameter { name: "how", text: "Drop or Reject; default Drop" },
         ],
-        backends: &[Backend { name: "nftables", needs: &[cap::CRI, cap::NFT_SETS], revert: RevertClass::KernelTimed }],
+        backends: &[Backend {
+            name: "nftables",
+            needs: &[cap::CRI, cap::NFT_SETS],
+            revert: RevertClass::KernelTimed,
+        }],
         read_back: "table, chains, rules and set elements equal the intent",
         undo: "delete our own table",
         survives: NETWORK_SURVIVES,

@@ -24,6 +24,9 @@ fn finished(mut crd: Value) -> Value {
         if let Some(spec) = version.pointer_mut("/schema/openAPIV3Schema/properties/spec") {
             keep_unknown(spec);
         }
+        if let Some(status) = version.pointer_mut("/schema/openAPIV3Schema/properties/status") {
+            without_defaults(status);
+        }
     }
     if let Some(metadata) = crd.get_mut("metadata").and_then(Value::as_object_mut) {
         let keep = serde_json::json!({ "helm.sh/resource-policy": "keep" });
@@ -32,9 +35,11 @@ fn finished(mut crd: Value) -> Value {
     crd
 }
 
-/// Marks every object level that has named properties.
+/// Marks every object level that has named properties. Defaults are ours to apply when reading: the apiserver
+/// would write them into what people wrote.
 fn keep_unknown(schema: &mut Value) {
     let Some(map) = schema.as_object_mut() else { return };
+    map.remove("default");
     if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
         properties.values_mut().for_each(keep_unknown);
         map.insert("x-kubernetes-preserve-unknown-fields".to_owned(), Value::Bool(true));
@@ -42,6 +47,12 @@ fn keep_unknown(schema: &mut Value) {
     if let Some(items) = map.get_mut("items") {
         keep_unknown(items);
     }
+}
+
+fn without_defaults(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    map.remove("default");
+    map.values_mut().for_each(without_defaults);
 }
 
 /// Every CRD as one YAML text.

@@ -232,9 +232,8 @@ impl ExperimentSpec {
 
     /// The instant, from a cluster's start, when the last fault ends.
     pub fn last_fault_end_ms(&self) -> u64 {
-        let end = |f: &Fault| {
-            f.at.ms().unwrap_or(0) + f.lasts.as_ref().and_then(|l| l.ms().ok()).unwrap_or(0)
-        };
+        let end =
+            |f: &Fault| f.at.ms().unwrap_or(0) + f.lasts.as_ref().and_then(|l| l.ms().ok()).unwrap_or(0);
         self.faults.iter().map(end).max().unwrap_or(0)
     }
 }

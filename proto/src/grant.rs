@@ -30,7 +30,9 @@ impl std::fmt::Display for Principal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Principal::Operator { name } => write!(f, "operator:{name}"),
-            Principal::Namespace { cluster, namespace } => write!(f, "cluster:{cluster}/namespace:{namespace}"),
+            Principal::Namespace { cluster, namespace } => {
+                write!(f, "cluster:{cluster}/namespace:{namespace}")
+            }
         }
     }
 }
@@ -81,7 +83,9 @@ pub struct GrantTo {
 pub fn kind_matches(pattern: &str, kind: &str) -> bool {
     pattern == "*"
         || pattern == kind
-        || pattern.strip_suffix(".*").is_some_and(|p| kind.strip_prefix(p).is_some_and(|r| r.starts_with('.')))
+        || pattern
+            .strip_suffix(".*")
+            .is_some_and(|p| kind.strip_prefix(p).is_some_and(|r| r.starts_with('.')))
 }
 
 /// Whether a name is covered by a list of names, where `*` covers all.

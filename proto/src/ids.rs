@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {value:?} is not a valid name: use 1 to {max} characters of a-z, 0-9, '-' and '.', starting and ending with a letter or digit")]
+#[error(
+    "{what} {value:?} is not a valid name: use 1 to {max} characters of a-z, 0-9, '-' and '.', starting and ending with a letter or digit"
+)]
 pub struct InvalidName {
     what: &'static str,
     value: String,
@@ -86,8 +88,8 @@ id!(
     RunId, "run id", 63
 );
 id!(
-    /// One fault on one target: `<run>.<fault>.<index>`.
-    InjectionId, "injection id", 190
+    /// One fault on one target: `<run>.<cluster>.<fault>.<index>`.
+    InjectionId, "injection id", 230
 );
 id!(
     /// A halt's id, chosen by who sets it or assigned.
@@ -99,9 +101,10 @@ id!(
 );
 
 impl InjectionId {
-    /// The id of the `index`th injection of a fault of a run.
-    pub fn of(run: &RunId, fault: &Name, index: usize) -> Result<Self, InvalidName> {
-        Self::try_from(format!("{run}.{fault}.{index}"))
+    /// The id of the `index`th injection of a fault of a run in a cluster.
+    /// Unique among all clusters: two may share a machine.
+    pub fn of(run: &RunId, cluster: &ClusterId, fault: &Name, index: usize) -> Result<Self, InvalidName> {
+        Self::try_from(format!("{run}.{cluster}.{fault}.{index}"))
     }
 }
 

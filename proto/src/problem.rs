@@ -108,7 +108,8 @@ pub struct ProblemDetails {
 impl ProblemDetails {
     /// An error of this code.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
-        let kind = serde_json::to_value(code).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        let kind =
+            serde_json::to_value(code).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
         Self {
             kind: format!("urn:faultline:error:{kind}"),
             title: code.title().to_owned(),

@@ -13,7 +13,9 @@ pub const MAX_SPAN_MS: u64 = 366 * 24 * 3600 * 1000;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpanError {
     /// Not of the form.
-    #[error("{0:?} is not a duration: write whole numbers with units h, m, s, ms, largest first, as in \"1h30m\", \"90s\" or \"200ms\"")]
+    #[error(
+        "{0:?} is not a duration: write whole numbers with units h, m, s, ms, largest first, as in \"1h30m\", \"90s\" or \"200ms\""
+    )]
     Syntax(String),
     /// Too long to mean anything here.
     #[error("{0:?} is longer than 366 days")]
@@ -119,10 +121,14 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_written() {
-        for (text, ms) in [("1h30m", 5_400_000), ("90s", 90_000), ("200ms", 200), ("1m1s1ms", 61_001), ("0s", 0)] {
+        for (text, ms) in
+            [("1h30m", 5_400_000), ("90s", 90_000), ("200ms", 200), ("1m1s1ms", 61_001), ("0s", 0)]
+        {
             assert_eq!(Span::written(text).ms(), Ok(ms), "{text}");
         }
-        for bad in ["", "5", "s", "1.5s", "-1s", "1s1h", "1s 1ms", "1S", "1d", "99999999999999999999s", "1s1s"] {
+        for bad in
+            ["", "5", "s", "1.5s", "-1s", "1s1h", "1s 1ms", "1S", "1d", "99999999999999999999s", "1s1s"]
+        {
             assert!(Span::written(bad).ms().is_err(), "{bad}");
         }
         assert!(matches!(Span::written("9000h").ms(), Err(SpanError::TooLong(_))));

@@ -81,7 +81,9 @@ pub struct RunSummary {
 }
 
 /// Clusters of a run by state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema,
+)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClusterCounts {
     /// Selected.

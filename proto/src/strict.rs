@@ -54,7 +54,14 @@ fn walk(schema: &Value, value: &mut Value, path: &str, depth: usize, problems: &
     match value {
         Value::Object(map) => check_object(schema, map, path, depth, problems),
         Value::Array(items) => check_array(schema, items, path, depth, problems),
-        Value::String(text) => check_length(schema, text.chars().count(), "characters", ["minLength", "maxLength"], path, problems),
+        Value::String(text) => check_length(
+            schema,
+            text.chars().count(),
+            "characters",
+            ["minLength", "maxLength"],
+            path,
+            problems,
+        ),
         Value::Number(number) => check_range(schema, number.as_i64(), path, problems),
         Value::Bool(_) | Value::Null => {}
     }
@@ -86,7 +93,8 @@ fn check_word(words: &[&str], value: &mut Value, path: &str, problems: &mut Vec<
     let written = value.as_str().map_or_else(|| value.to_string(), |s| format!("{s:?}"));
     let hint = value.as_str().and_then(|v| nearest(v, words.iter().copied()));
     let hint = hint.map_or_else(String::new, |w| format!("; did you mean {w}?"));
-    problems.push(Problem::new(path, format!("{} is not one of {}{hint}", short(&written), words.join(", "))));
+    problems
+        .push(Problem::new(path, format!("{} is not one of {}{hint}", short(&written), words.join(", "))));
     *value = words.first().map_or(Value::Null, |w| Value::from(*w));
 }
 
@@ -130,7 +138,11 @@ fn wrong_type(wanted: &str, value: &Value) -> String {
 }
 
 fn short(text: &str) -> String {
-    if text.chars().count() <= 60 { text.to_owned() } else { text.chars().take(60).chain("...".chars()).collect() }
+    if text.chars().count() <= 60 {
+        text.to_owned()
+    } else {
+        text.chars().take(60).chain("...".chars()).collect()
+    }
 }
 
 /// A neutral value, so that the document can still be read.
@@ -146,7 +158,10 @@ fn zero(schema: &Map<String, Value>, depth: usize) -> Value {
             let mut map = Map::new();
             if depth <= MAX_DEPTH {
                 for (name, property) in required(schema) {
-                    map.insert(name.to_owned(), property.as_object().map_or(Value::Null, |p| zero(p, depth + 1)));
+                    map.insert(
+                        name.to_owned(),
+                        property.as_object().map_or(Value::Null, |p| zero(p, depth + 1)),
+                    );
                 }
             }
             Value::Object(map)
@@ -164,7 +179,8 @@ fn properties(schema: &Map<String, Value>) -> Option<&Map<String, Value>> {
 }
 
 fn required(schema: &Map<String, Value>) -> impl Iterator<Item = (&str, &Value)> {
-    let names = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let names =
+        schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     names.filter_map(|name| Some((name, properties(schema)?.get(name)?)))
 }
 
@@ -187,7 +203,9 @@ fn check_object(
         map.remove(&key);
         let hint = match nearest(&key, known.keys().map(String::as_str)) {
             Some(name) => format!("unknown field; did you mean {name}?"),
-            None => format!("unknown field; known here: {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),
+            None => {
+                format!("unknown field; known here: {}", known.keys().cloned().collect::<Vec<_>>().join(", "))
+            }
         };
         problems.push(Problem::new(join(path, &short(&key)), hint));
     }
@@ -286,9 +304,12 @@ mod tests {
     #[test]
     fn slips_get_the_nearest_name_and_strangers_do_not() {
         let known = ["latency", "jitter", "direction", "peers"];
-        for (written, expected) in
-            [("latancy", Some("latency")), ("Latency", Some("latency")), ("peesr", Some("peers")), ("colour", None)]
-        {
+        for (written, expected) in [
+            ("latancy", Some("latency")),
+            ("Latency", Some("latency")),
+            ("peesr", Some("peers")),
+            ("colour", None),
+        ] {
             assert_eq!(nearest(written, known.into_iter()), expected, "{written}");
         }
     }

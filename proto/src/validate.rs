@@ -37,7 +37,10 @@ pub fn run(spec: &Value) -> Result<RunSpec, Problems> {
         if let Some(text) = &run.not_after
             && text.parse::<jiff::Timestamp>().is_err()
         {
-            p.add("spec.notAfter", format!("{text:?} is not an instant: write it as \"2026-12-01T10:00:00Z\""));
+            p.add(
+                "spec.notAfter",
+                format!("{text:?} is not an instant: write it as \"2026-12-01T10:00:00Z\""),
+            );
         }
         if let Some(ttl) = &run.ttl_after_finished {
             p.span("spec.ttlAfterFinished", ttl, 0, crate::quantity::MAX_SPAN_MS);
@@ -58,7 +61,9 @@ pub fn grant(spec: &Value) -> Result<GrantSpec, Problems> {
         match (from.operators.is_empty(), members) {
             (true, false) => p.add("spec.from", "name operators, or clusters with namespaces"),
             (false, true) => p.add("spec.from", "name operators, or clusters with namespaces, not both"),
-            (true, true) if from.namespaces.is_empty() => p.add("spec.from.namespaces", "name at least one namespace, or \"*\""),
+            (true, true) if from.namespaces.is_empty() => {
+                p.add("spec.from.namespaces", "name at least one namespace, or \"*\"");
+            }
             (true, true) if from.clusters.as_ref().is_none_or(crate::selector::ClusterSelector::is_empty) => {
                 p.add("spec.from.clusters", "name clusters or give a label selector");
             }
@@ -75,7 +80,10 @@ pub fn grant(spec: &Value) -> Result<GrantSpec, Problems> {
         }
         let known = |k: &str| crate::catalogue::ENTRIES.iter().any(|e| crate::grant::kind_matches(k, e.kind));
         for (index, kind) in grant.to.kinds.iter().enumerate().filter(|(_, k)| !known(k)) {
-            p.add(format!("spec.to.kinds[{index}]"), format!("{kind:?} covers no known kind; see `faultline faults`"));
+            p.add(
+                format!("spec.to.kinds[{index}]"),
+                format!("{kind:?} covers no known kind; see `faultline faults`"),
+            );
         }
         if grant.to.max_targets == 0 {
             p.add("spec.to.maxTargets", "is 0, at least 1");
@@ -141,7 +149,8 @@ impl Report {
     /// Checks a short name of ours, which becomes part of ids.
     fn label(&mut self, path: &str, name: &str) {
         if name.len() > 63 || name.contains('.') || name.parse::<Name>().is_err() {
-            let why = "use 1 to 63 characters of a-z, 0-9 and '-', starting and ending with a letter or digit";
+            let why =
+                "use 1 to 63 characters of a-z, 0-9 and '-', starting and ending with a letter or digit";
             self.add(path, format!("{name:?} is not a valid name: {why}"));
         }
     }

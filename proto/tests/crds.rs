@@ -13,7 +13,10 @@ fn folder() -> PathBuf {
 fn the_charts_crds_are_current() {
     for (name, crd) in proto::crd::all().expect("present") {
         let path = folder().join(format!("{name}.yaml"));
-        let text = format!("# Generated from the Rust types by `make generate`; do not edit.\n{}", proto::crd::document(&crd));
+        let text = format!(
+            "# Generated from the Rust types by `make generate`; do not edit.\n{}",
+            proto::crd::document(&crd)
+        );
         if std::env::var_os("UPDATE").is_some() {
             std::fs::create_dir_all(folder()).expect("present");
             std::fs::write(&path, &text).expect("present");

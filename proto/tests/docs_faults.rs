@@ -40,7 +40,13 @@ fn page() -> String {
         let mut classes: Vec<_> = entry.backends.iter().map(|b| b.revert.as_str()).collect();
         classes.dedup();
         let anchor = entry.kind.replace('.', "");
-        let row = format!("| [`{}`](#{anchor}) | {} | {} | {} |\n", entry.kind, entry.summary, entry.acts_on, classes.join(", "));
+        let row = format!(
+            "| [`{}`](#{anchor}) | {} | {} | {} |\n",
+            entry.kind,
+            entry.summary,
+            entry.acts_on,
+            classes.join(", ")
+        );
         out.push_str(&row);
     }
     out.push_str("\n## Revert classes\n\nWhat ends a fault when nobody is alive to end it:\n\n");
@@ -58,8 +64,14 @@ fn page() -> String {
 
 fn section(out: &mut String, entry: &Entry) {
     let by = if entry.made_by == "agent" { "the agent, through the API" } else { "the node's daemon" };
-    writeln!(out, "\n## {}\n\n{}. Acts on: {}. Made by: {by}.\n", entry.kind, capital(entry.summary), entry.acts_on)
-        .expect("a string");
+    writeln!(
+        out,
+        "\n## {}\n\n{}. Acts on: {}. Made by: {by}.\n",
+        entry.kind,
+        capital(entry.summary),
+        entry.acts_on
+    )
+    .expect("a string");
     if entry.parameters.is_empty() {
         out.push_str("No parameters.\n");
     } else {
@@ -74,7 +86,8 @@ fn section(out: &mut String, entry: &Entry) {
         let needs = if needs.is_empty() { "nothing".to_owned() } else { needs.join(", ") };
         writeln!(out, "| {} | {needs} | {} |", backend.name, backend.revert.as_str()).expect("a string");
     }
-    writeln!(out, "\n- Read back before Injected is said: {}\n- Undo: {}", entry.read_back, entry.undo).expect("a string");
+    writeln!(out, "\n- Read back before Injected is said: {}\n- Undo: {}", entry.read_back, entry.undo)
+        .expect("a string");
     for part in entry.survives.split("; ") {
         match part.split_once(": ") {
             Some((event, meaning)) => writeln!(out, "- {}: {meaning}", capital(event)),
@@ -91,7 +104,7 @@ fn wrap(item: &str) -> String {
     for word in item.split(' ') {
         if line.len() + word.len() + 1 > 118 {
             writeln!(out, "{line}").expect("a string");
-            line = " ".to_owned();
+            " ".clone_into(&mut line);
         }
         if !line.is_empty() {
             line.push(' ');

@@ -49,9 +49,7 @@ pub(super) fn intermediate(
     let lifetime = within(lifetime(now, DAY * INTERMEDIATE_DAYS)?, &root.lifetime, now)?;
     let (mut params, _) = ca_params(&name, trust_domain, lifetime, 0)?;
     params.use_authority_key_identifier_extension = true;
-    let certificate = params
-        .signed_by(key.pair(), &root.issuer()?)
-        .map_err(Error::Write)?;
+    let certificate = params.signed_by(key.pair(), &root.issuer()?).map_err(Error::Write)?;
     Signer::new(certificate.pem(), key, "intermediate")
 }
 
@@ -75,9 +73,7 @@ impl Authority {
         now: Timestamp,
         ttl: Duration,
     ) -> Result<Leaf, Error> {
-        let Some(title) = role
-            .map(ToString::to_string)
-            .or_else(|| names.first().map(ToString::to_string))
+        let Some(title) = role.map(ToString::to_string).or_else(|| names.first().map(ToString::to_string))
         else {
             return Err(Error::Nameless);
         };
@@ -88,9 +84,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         if let Some(role) = role {
             params.subject_alt_names.push(self.uri(role)?);
-            params
-                .extended_key_usages
-                .push(ExtendedKeyUsagePurpose::ClientAuth);
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
         }
         self.sign(&params, csr.key(), serial, lifetime, true)
     }
@@ -99,10 +93,7 @@ impl Authority {
     pub fn issue_client(&self, role: &Role, now: Timestamp, ttl: Duration) -> Result<Credential, Error> {
         let key = PrivateKey::generate()?;
         let leaf = self.sign_client(&Csr::from_pem(&key.csr_pem()?)?, role, now, ttl)?;
-        Ok(Credential {
-            chain_pem: leaf.chain_pem,
-            key_pem: key.to_pem(),
-        })
+        Ok(Credential { chain_pem: leaf.chain_pem, key_pem: key.to_pem() })
     }
 
     /// Makes a key and signs it as [`Self::sign_server`] does.
@@ -115,10 +106,7 @@ impl Authority {
     ) -> Result<Credential, Error> {
         let key = PrivateKey::generate()?;
         let leaf = self.sign_server(&Csr::from_pem(&key.csr_pem()?)?, names, role, now, ttl)?;
-        Ok(Credential {
-            chain_pem: leaf.chain_pem,
-            key_pem: key.to_pem(),
-        })
+        Ok(Credential { chain_pem: leaf.chain_pem, key_pem: key.to_pem() })
     }
 
     fn leaf_params(
@@ -144,25 +132,17 @@ impl Authority {
         lifetime: Lifetime,
         with_root: bool,
     ) -> Result<Leaf, Error> {
-        let certificate = params
-            .signed_by(key, &self.intermediate.issuer()?)
-            .map_err(Error::Write)?;
+        let certificate = params.signed_by(key, &self.intermediate.issuer()?).map_err(Error::Write)?;
         let mut chain_pem = certificate.pem() + &self.intermediate.certificate_pem;
         if with_root {
             chain_pem += &self.root.certificate_pem;
         }
-        Ok(Leaf {
-            chain_pem,
-            serial,
-            lifetime,
-        })
+        Ok(Leaf { chain_pem, serial, lifetime })
     }
 
     fn uri(&self, role: &Role) -> Result<SanType, Error> {
         let identity = Identity::new(self.trust_domain.clone(), role.clone())?;
-        Ok(SanType::URI(
-            Ia5String::try_from(identity.to_string()).map_err(Error::Write)?,
-        ))
+        Ok(SanType::URI(Ia5String::try_from(identity.to_string()).map_err(Error::Write)?))
     }
 }
 
@@ -172,9 +152,9 @@ fn server_name(name: &str) -> Result<SanType, Error> {
     }
     let unusable = || Error::ServerName(name.to_owned());
     match ServerName::try_from(name) {
-        Ok(ServerName::DnsName(dns)) => Ok(SanType::DnsName(
-            Ia5String::try_from(dns.as_ref()).map_err(|_| unusable())?,
-        )),
+        Ok(ServerName::DnsName(dns)) => {
+            Ok(SanType::DnsName(Ia5String::try_from(dns.as_ref()).map_err(|_| unusable())?))
+        }
         _ => Err(unusable()),
     }
 }
@@ -207,9 +187,7 @@ fn params(
     params.not_after = epoch + Duration::from_secs(lifetime.not_after.as_second().unsigned_abs());
     params.distinguished_name = DistinguishedName::new();
     let clip = |text: &str| text.chars().take(MAX_DN_CHARS).collect::<String>();
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, clip(trust_domain.as_str()));
+    params.distinguished_name.push(DnType::OrganizationName, clip(trust_domain.as_str()));
     params.distinguished_name.push(DnType::CommonName, clip(name));
     Ok((params, Serial::from_bytes(&serial)))
 }
@@ -223,10 +201,7 @@ fn lifetime(now: Timestamp, ttl: SignedDuration) -> Result<Lifetime, Error> {
     if ttl <= SignedDuration::ZERO || not_before < Timestamp::UNIX_EPOCH {
         return Err(Error::Lifetime);
     }
-    Ok(Lifetime {
-        not_before,
-        not_after,
-    })
+    Ok(Lifetime { not_before, not_after })
 }
 
 /// Cuts a lifetime to that of the issuer: a leaf that outlives its issuer fails at a time nobody is told.
@@ -234,8 +209,5 @@ fn within(lifetime: Lifetime, issuer: &Lifetime, now: Timestamp) -> Result<Lifet
     if issuer.not_after <= now {
         return Err(Error::Expired(issuer.not_after));
     }
-    Ok(Lifetime {
-        not_after: lifetime.not_after.min(issuer.not_after),
-        ..lifetime
-    })
+    Ok(Lifetime { not_after: lifetime.not_after.min(issuer.not_after), ..lifetime })
 }

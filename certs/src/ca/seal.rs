@@ -38,9 +38,7 @@ pub struct SealedAuthority {
 
 impl fmt::Debug for SealedAuthority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SealedAuthority")
-            .field("trust_domain", &self.trust_domain)
-            .finish_non_exhaustive()
+        f.debug_struct("SealedAuthority").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
     }
 }
 
@@ -59,10 +57,7 @@ impl Authority {
         let nonce: [u8; NONCE_LEN] = random()?;
         let (key, check) = derive(kek, &salt)?;
         let pem = self.to_pem();
-        let keys = Keys {
-            root: pem.root.key_pem,
-            intermediate: pem.intermediate.key_pem,
-        };
+        let keys = Keys { root: pem.root.key_pem, intermediate: pem.intermediate.key_pem };
         let mut buffer = serde_json::to_vec(&keys).map_err(|_| Error::Tampered)?;
         let mut sealed = SealedAuthority {
             format: FORMAT,
@@ -98,10 +93,7 @@ impl Authority {
         let keys: Keys = serde_json::from_slice(plain).map_err(|_| Error::Tampered)?;
         Self::from_pem(&AuthorityPem {
             trust_domain: sealed.trust_domain.clone(),
-            root: Credential {
-                chain_pem: sealed.root_pem.clone(),
-                key_pem: keys.root,
-            },
+            root: Credential { chain_pem: sealed.root_pem.clone(), key_pem: keys.root },
             intermediate: Credential {
                 chain_pem: sealed.intermediate_pem.clone(),
                 key_pem: keys.intermediate,
@@ -125,11 +117,7 @@ impl SealedAuthority {
         let parts = [self.trust_domain.as_str(), &self.root_pem, &self.intermediate_pem];
         // Lengths in front, so that no byte can move from one part to the next unseen.
         let lengths = parts.map(|part| part.len().to_string()).join(",");
-        Aad::from(format!(
-            "faultline-ca {} {lengths} {}",
-            self.format,
-            parts.concat()
-        ))
+        Aad::from(format!("faultline-ca {} {lengths} {}", self.format, parts.concat()))
     }
 }
 
@@ -157,13 +145,8 @@ fn derive(kek: &[u8], salt: &[u8]) -> Result<(LessSafeKey, Vec<u8>), Error> {
         return Err(Error::ShortKek(MIN_KEK_BYTES));
     }
     let prk: Prk = Salt::new(HKDF_SHA256, salt).extract(kek);
-    let key: UnboundKey = prk
-        .expand(KEY_INFO, &AES_256_GCM)
-        .map_err(|_| Error::Random)?
-        .into();
+    let key: UnboundKey = prk.expand(KEY_INFO, &AES_256_GCM).map_err(|_| Error::Random)?.into();
     let mut check = vec![0; CHECK_BYTES];
-    prk.expand(CHECK_INFO, CheckLength)
-        .and_then(|okm| okm.fill(&mut check))
-        .map_err(|_| Error::Random)?;
+    prk.expand(CHECK_INFO, CheckLength).and_then(|okm| okm.fill(&mut check)).map_err(|_| Error::Random)?;
     Ok((LessSafeKey::new(key), check))
 }

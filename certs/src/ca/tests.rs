@@ -33,9 +33,7 @@ fn csr() -> Csr {
 #[test]
 fn an_agent_leaf_says_what_we_say() {
     let authority = authority();
-    let leaf = authority
-        .sign_client(&csr(), &Role::agent("c1"), now(), DAY)
-        .unwrap();
+    let leaf = authority.sign_client(&csr(), &Role::agent("c1"), now(), DAY).unwrap();
     let peer = Peer::from_chain_pem(&leaf.chain_pem).unwrap();
     assert_eq!(peer.identity.to_string(), "spiffe://td.test/cluster/c1/agent");
     assert_eq!(peer.serial, leaf.serial);
@@ -59,12 +57,7 @@ fn an_agent_leaf_says_what_we_say() {
 fn serials_differ() {
     let authority = authority();
     let request = csr();
-    let sign = || {
-        authority
-            .sign_client(&request, &Role::agent("c1"), now(), DAY)
-            .unwrap()
-            .serial
-    };
+    let sign = || authority.sign_client(&request, &Role::agent("c1"), now(), DAY).unwrap().serial;
     assert_ne!(sign(), sign());
 }
 
@@ -73,35 +66,20 @@ fn a_forged_request_gets_our_names_only() {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let mut wish = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
     wish.distinguished_name.push(DnType::CommonName, "control-plane");
-    wish.subject_alt_names.push(SanType::URI(
-        "spiffe://td.test/operator/admin".to_owned().try_into().unwrap(),
-    ));
+    wish.subject_alt_names
+        .push(SanType::URI("spiffe://td.test/operator/admin".to_owned().try_into().unwrap()));
     wish.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     wish.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let request = wish.serialize_request(&key).unwrap().pem().unwrap();
-    let leaf = authority()
-        .sign_client(&Csr::from_pem(&request).unwrap(), &Role::agent("c1"), now(), DAY)
-        .unwrap();
+    let leaf =
+        authority().sign_client(&Csr::from_pem(&request).unwrap(), &Role::agent("c1"), now(), DAY).unwrap();
     let chain = crate::pem::certificates(&leaf.chain_pem).unwrap();
     peer::with_certificate(&chain[0], |certificate| {
         let names = certificate.subject_alternative_name().unwrap().unwrap();
-        assert_eq!(
-            names.value.general_names,
-            [GeneralName::URI("spiffe://td.test/cluster/c1/agent")]
-        );
-        assert_eq!(
-            certificate.subject().to_string(),
-            "O=td.test, CN=cluster/c1/agent"
-        );
+        assert_eq!(names.value.general_names, [GeneralName::URI("spiffe://td.test/cluster/c1/agent")]);
+        assert_eq!(certificate.subject().to_string(), "O=td.test, CN=cluster/c1/agent");
         assert!(!certificate.is_ca());
-        assert!(
-            !certificate
-                .extended_key_usage()
-                .unwrap()
-                .unwrap()
-                .value
-                .server_auth
-        );
+        assert!(!certificate.extended_key_usage().unwrap().unwrap().value.server_auth);
         Ok(())
     })
     .unwrap();
@@ -113,25 +91,15 @@ fn server_names_are_checked() {
     let sign = |names: &[&str], role| authority.sign_server(&csr(), names, role, now(), DAY);
     let agent = Role::agent("c1");
     let leaf = sign(&["agent.faultline.svc", "10.0.0.1", "::1"], Some(&agent)).unwrap();
+    assert_eq!(crate::pem::certificates(&leaf.chain_pem).unwrap().len(), 3, "with the root, for pins");
     assert_eq!(
-        crate::pem::certificates(&leaf.chain_pem).unwrap().len(),
-        3,
-        "with the root, for pins"
-    );
-    assert_eq!(
-        Peer::from_chain_pem(&leaf.chain_pem)
-            .unwrap()
-            .identity
-            .to_string(),
+        Peer::from_chain_pem(&leaf.chain_pem).unwrap().identity.to_string(),
         "spiffe://td.test/cluster/c1/agent"
     );
     assert!(matches!(sign(&["not a name"], None), Err(Error::ServerName(_))));
     assert!(matches!(sign(&[""], None), Err(Error::ServerName(_))));
     assert!(matches!(sign(&[], None), Err(Error::Nameless)));
-    assert!(matches!(
-        sign(&["x"], Some(&Role::agent("a/b"))),
-        Err(Error::Identity(_))
-    ));
+    assert!(matches!(sign(&["x"], Some(&Role::agent("a/b"))), Err(Error::Identity(_))));
 }
 
 #[test]
@@ -140,10 +108,7 @@ fn a_leaf_never_outlives_its_issuer() {
     let end = authority.intermediate_lifetime().not_after;
     let sign = |now, ttl| authority.sign_client(&csr(), &Role::agent("c1"), now, ttl);
     assert_eq!(sign(now(), DAY * 9000).unwrap().lifetime.not_after, end);
-    assert!(matches!(
-        sign(end + SignedDuration::from_secs(1), DAY),
-        Err(Error::Expired(_))
-    ));
+    assert!(matches!(sign(end + SignedDuration::from_secs(1), DAY), Err(Error::Expired(_))));
     assert!(matches!(sign(now(), Duration::ZERO), Err(Error::Lifetime)));
     assert!(matches!(sign(now(), Duration::MAX), Err(Error::Lifetime)));
     assert!(matches!(
@@ -159,11 +124,7 @@ fn a_new_intermediate_keeps_root_and_pin() {
     let late = authority.intermediate_lifetime().not_after + SignedDuration::from_hours(1);
     authority.renew_intermediate(late).unwrap();
     assert_eq!((authority.pin(), authority.bundle_pem()), (pin, bundle.as_str()));
-    assert!(
-        authority
-            .sign_client(&csr(), &Role::agent("c1"), late, DAY)
-            .is_ok()
-    );
+    assert!(authority.sign_client(&csr(), &Role::agent("c1"), late, DAY).is_ok());
 }
 
 #[test]
@@ -174,10 +135,7 @@ fn pem_export_round_trips_and_checks_the_keys() {
     assert_eq!(again.to_pem(), one);
     let mut mixed = one.clone();
     mixed.intermediate.key_pem = authority().to_pem().intermediate.key_pem;
-    assert!(matches!(
-        Authority::from_pem(&mixed),
-        Err(Error::Mismatch("intermediate"))
-    ));
+    assert!(matches!(Authority::from_pem(&mixed), Err(Error::Mismatch("intermediate"))));
     assert!(!format!("{one:?} {:?} {again:?}", one.root).contains("PRIVATE"));
 }
 
@@ -188,23 +146,10 @@ fn a_sealed_ca_opens_with_its_key_only() {
     let json = serde_json::to_string(&sealed).unwrap();
     assert!(!json.contains("PRIVATE KEY"));
     let sealed: SealedAuthority = serde_json::from_str(&json).unwrap();
-    assert_eq!(
-        Authority::open(KEK, &sealed).unwrap().to_pem(),
-        authority.to_pem()
-    );
-    assert!(matches!(
-        Authority::open(b"another key of enough bytes", &sealed),
-        Err(Error::WrongKek)
-    ));
-    assert!(matches!(
-        Authority::open(b"short", &sealed),
-        Err(Error::ShortKek(16))
-    ));
-    assert_ne!(
-        serde_json::to_string(&authority.seal(KEK).unwrap()).unwrap(),
-        json,
-        "salt and nonce are new"
-    );
+    assert_eq!(Authority::open(KEK, &sealed).unwrap().to_pem(), authority.to_pem());
+    assert!(matches!(Authority::open(b"another key of enough bytes", &sealed), Err(Error::WrongKek)));
+    assert!(matches!(Authority::open(b"short", &sealed), Err(Error::ShortKek(16))));
+    assert_ne!(serde_json::to_string(&authority.seal(KEK).unwrap()).unwrap(), json, "salt and nonce are new");
 }
 
 #[test]
@@ -215,21 +160,12 @@ fn a_changed_envelope_is_noticed() {
         let mut changed = sealed.clone();
         changed[field] = other[field].clone();
         let changed: SealedAuthority = serde_json::from_value(changed).unwrap();
-        assert!(
-            matches!(Authority::open(KEK, &changed), Err(Error::Tampered)),
-            "{field}"
-        );
+        assert!(matches!(Authority::open(KEK, &changed), Err(Error::Tampered)), "{field}");
     }
     let mut changed = sealed.clone();
     changed["trustDomain"] = "other".into();
-    assert!(matches!(
-        Authority::open(KEK, &serde_json::from_value(changed).unwrap()),
-        Err(Error::Tampered)
-    ));
+    assert!(matches!(Authority::open(KEK, &serde_json::from_value(changed).unwrap()), Err(Error::Tampered)));
     let mut later = sealed;
     later["format"] = 2.into();
-    assert!(matches!(
-        Authority::open(KEK, &serde_json::from_value(later).unwrap()),
-        Err(Error::Format(2))
-    ));
+    assert!(matches!(Authority::open(KEK, &serde_json::from_value(later).unwrap()), Err(Error::Format(2))));
 }

@@ -12,10 +12,7 @@ fn parse(text: &str) -> Result<Identity, Error> {
 fn reads_the_four_forms() {
     let cases = [
         ("spiffe://td.x/cluster/c1/agent", Role::agent("c1")),
-        (
-            "spiffe://td.x/cluster/c1/node/worker-1.local",
-            Role::node("c1", "worker-1.local"),
-        ),
+        ("spiffe://td.x/cluster/c1/node/worker-1.local", Role::node("c1", "worker-1.local")),
         ("spiffe://td.x/control-plane/0", Role::control_plane("0")),
         ("spiffe://td.x/operator/Ann_B", Role::operator("Ann_B")),
     ];
@@ -25,10 +22,7 @@ fn reads_the_four_forms() {
         assert_eq!(identity.trust_domain().as_str(), "td.x");
         assert_eq!(identity.to_string(), text);
     }
-    assert_eq!(
-        parse("spiffe://t/cluster/c1/node/n").unwrap().cluster(),
-        Some("c1")
-    );
+    assert_eq!(parse("spiffe://t/cluster/c1/node/n").unwrap().cluster(), Some("c1"));
     assert_eq!(parse("spiffe://t/operator/c1").unwrap().cluster(), None);
 }
 
@@ -67,14 +61,8 @@ fn refuses_everything_near_them() {
     for text in wrong {
         assert!(parse(text).is_err(), "accepted {text:?}");
     }
-    assert_eq!(
-        parse(&format!("spiffe://td/operator/{}", "a".repeat(3000))),
-        Err(Error::TooLong)
-    );
-    assert!(matches!(
-        parse(&format!("spiffe://td/operator/{}", "a".repeat(254))),
-        Err(Error::Segment(_))
-    ));
+    assert_eq!(parse(&format!("spiffe://td/operator/{}", "a".repeat(3000))), Err(Error::TooLong));
+    assert!(matches!(parse(&format!("spiffe://td/operator/{}", "a".repeat(254))), Err(Error::Segment(_))));
 }
 
 #[test]

@@ -18,10 +18,7 @@ fn parse(text: &str) -> Result<JoinToken, Error> {
 fn round_trips_also_when_pasted_with_white_space() {
     let token = token();
     assert_eq!(parse(&format!("  {}\n", token.reveal())).unwrap(), token);
-    let named = JoinToken {
-        server_name: Some("centre".to_owned()),
-        ..token
-    };
+    let named = JoinToken { server_name: Some("centre".to_owned()), ..token };
     assert_eq!(parse(&named.reveal()).unwrap(), named);
 }
 
@@ -53,39 +50,20 @@ fn each_mistake_has_its_error() {
     let parts: Vec<&str> = good.split('.').collect();
     assert_eq!(parse(""), Err(Error::Form));
     assert_eq!(parse("https://centre/token"), Err(Error::Form));
-    assert_eq!(
-        parse(&good.replace("flj1", "flj2")),
-        Err(Error::Version("flj2".to_owned()))
-    );
+    assert_eq!(parse(&good.replace("flj1", "flj2")), Err(Error::Version("flj2".to_owned())));
     assert_eq!(parse(&good[..good.len() - 3]), Err(Error::Secret));
     assert_eq!(parse(&format!("{}.{}", parts[0], parts[1])), Err(Error::Form));
     assert_eq!(parse(&format!("{good}.x")), Err(Error::Form));
     assert_eq!(parse(&"x".repeat(5000)), Err(Error::TooLong));
-    assert!(matches!(
-        parse(&format!("flj1.!!!.{}", parts[2])),
-        Err(Error::Payload(_))
-    ));
+    assert!(matches!(parse(&format!("flj1.!!!.{}", parts[2])), Err(Error::Payload(_))));
     let empty = BASE64URL_NOPAD.encode(b"{}");
-    assert!(matches!(
-        parse(&format!("flj1.{empty}.{}", parts[2])),
-        Err(Error::Payload(_))
-    ));
+    assert!(matches!(parse(&format!("flj1.{empty}.{}", parts[2])), Err(Error::Payload(_))));
 }
 
 #[test]
 fn the_address_and_the_cluster_are_checked() {
     let make = |addr: &str, cluster: &str| JoinToken::generate(addr, cluster, Pin::of_spki(b"root"), None);
-    for addr in [
-        "centre",
-        "centre:",
-        ":1",
-        "centre:0",
-        "centre:99999",
-        "a@b:1",
-        "http://c:1",
-        "c:1/x",
-        "",
-    ] {
+    for addr in ["centre", "centre:", ":1", "centre:0", "centre:99999", "a@b:1", "http://c:1", "c:1/x", ""] {
         assert_eq!(make(addr, "c1").unwrap_err(), Error::Address(addr.to_owned()));
     }
     for addr in ["centre:1", "10.0.0.1:7445", "[::1]:7445"] {

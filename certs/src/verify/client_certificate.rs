@@ -23,10 +23,7 @@ impl ClientVerifier {
         let found = peer.identity.trust_domain();
         if found != &self.rules.trust_domain {
             let expected = self.rules.trust_domain.clone();
-            return Err(Rejected::TrustDomain {
-                found: found.clone(),
-                expected,
-            });
+            return Err(Rejected::TrustDomain { found: found.clone(), expected });
         }
         let revocations = self.rules.revocations.load();
         for der in std::iter::once(leaf).chain(rest) {
@@ -60,14 +57,8 @@ impl ClientCertVerifier for ClientVerifier {
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self
-            .rules
-            .bundle
-            .load()
-            .client_verifier()
-            .verify_client_cert(leaf, rest, now)?;
-        self.check(leaf, rest)
-            .inspect_err(|error| tracing::debug!(%error, "client certificate refused"))?;
+        let verified = self.rules.bundle.load().client_verifier().verify_client_cert(leaf, rest, now)?;
+        self.check(leaf, rest).inspect_err(|error| tracing::debug!(%error, "client certificate refused"))?;
         Ok(verified)
     }
 
@@ -92,8 +83,6 @@ impl ClientCertVerifier for ClientVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        crate::provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        crate::provider().signature_verification_algorithms.supported_schemes()
     }
 }

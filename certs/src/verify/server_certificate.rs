@@ -46,10 +46,7 @@ impl ServerVerifier {
 fn check_identity(leaf: &CertificateDer<'_>, expected: &Identity) -> Result<(), Rejected> {
     let found = Peer::from_der(leaf).map_err(Rejected::NoPeer)?.identity;
     if found != *expected {
-        return Err(Rejected::Identity {
-            found: Box::new(found),
-            expected: Box::new(expected.clone()),
-        });
+        return Err(Rejected::Identity { found: Box::new(found), expected: Box::new(expected.clone()) });
     }
     Ok(())
 }
@@ -87,11 +84,7 @@ impl ServerCertVerifier for ServerVerifier {
             }
             Trust::Pin(pin) => {
                 let Some(root) = pinned_root(*pin, rest) else {
-                    return Err(Rejected::Pin {
-                        expected: *pin,
-                        issuer: issuer_of(leaf),
-                    }
-                    .into());
+                    return Err(Rejected::Pin { expected: *pin, issuer: issuer_of(leaf) }.into());
                 };
                 let mut roots = RootCertStore::empty();
                 roots.add(root.clone().into_owned())?;
@@ -125,8 +118,6 @@ impl ServerCertVerifier for ServerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        crate::provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        crate::provider().signature_verification_algorithms.supported_schemes()
     }
 }

@@ -11,21 +11,14 @@ use super::fixture::{PATIENCE, Server, now};
 
 async fn server(ca: &Throwaway, max_handshakes: usize, timeout: Duration) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    Server::over(Acceptor::with_limits(
-        listener,
-        ca.server_config().unwrap(),
-        max_handshakes,
-        timeout,
-    ))
+    Server::over(Acceptor::with_limits(listener, ca.server_config().unwrap(), max_handshakes, timeout))
 }
 
 /// Waits until the server has closed the connection.
 async fn closed(stream: &mut TcpStream) {
     let mut sink = Vec::new();
     // A reset is as good as an end.
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut sink))
-        .await
-        .unwrap();
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut sink)).await.unwrap();
 }
 
 #[tokio::test]
@@ -35,9 +28,7 @@ async fn a_slow_handshake_delays_nobody_and_is_cut() {
     let mut silent = TcpStream::connect(server.addr).await.unwrap();
     let mut half = TcpStream::connect(server.addr).await.unwrap();
     // The head of a TLS record whose body never comes.
-    half.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01])
-        .await
-        .unwrap();
+    half.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]).await.unwrap();
     let config = ca.client_config(&Role::agent("c1")).unwrap();
     for _ in 0..3 {
         server.dial(&config).await.unwrap();
@@ -58,25 +49,15 @@ async fn the_bound_holds_and_frees_itself() {
     }
     let begin = tokio::time::Instant::now();
     // Waits in the backlog until a place is free.
-    server
-        .dial(&ca.client_config(&Role::agent("c1")).unwrap())
-        .await
-        .unwrap();
-    assert!(
-        begin.elapsed() > timeout / 2,
-        "was let in beside two handshakes in flight"
-    );
+    server.dial(&ca.client_config(&Role::agent("c1")).unwrap()).await.unwrap();
+    assert!(begin.elapsed() > timeout / 2, "was let in beside two handshakes in flight");
 }
 
 #[tokio::test]
 async fn junk_ends_neither_the_loop_nor_the_server() {
     let ca = Throwaway::new(now()).unwrap();
     let server = server(&ca, 4, PATIENCE).await;
-    for junk in [
-        b"GET / HTTP/1.1\r\n\r\n".as_slice(),
-        &[0; 64],
-        &[0x16, 0x03, 0x01, 0xff, 0xff, 0x01],
-    ] {
+    for junk in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &[0; 64], &[0x16, 0x03, 0x01, 0xff, 0xff, 0x01]] {
         for _ in 0..4 {
             let mut stream = TcpStream::connect(server.addr).await.unwrap();
             stream.write_all(junk).await.unwrap();
@@ -85,8 +66,5 @@ async fn junk_ends_neither_the_loop_nor_the_server() {
             closed(&mut stream).await;
         }
     }
-    server
-        .dial(&ca.client_config(&Role::agent("c1")).unwrap())
-        .await
-        .unwrap();
+    server.dial(&ca.client_config(&Role::agent("c1")).unwrap()).await.unwrap();
 }

@@ -47,11 +47,7 @@ impl Server {
                 tell.send(info).await.unwrap();
             }
         });
-        Self {
-            addr,
-            accepted,
-            _tasks: tasks,
-        }
+        Self { addr, accepted, _tasks: tasks }
     }
 
     pub(crate) fn uri(&self) -> http::Uri {
@@ -60,16 +56,11 @@ impl Server {
 
     /// Dials and reads the `!`. An error is the whole chain of causes as one text.
     pub(crate) async fn dial(&self, config: &Arc<ClientConfig>) -> Result<(), String> {
-        let mut conn = Connector::new(config.clone())
-            .connect(&self.uri())
-            .await
-            .map_err(|error| chain(&error))?;
+        let mut conn =
+            Connector::new(config.clone()).connect(&self.uri()).await.map_err(|error| chain(&error))?;
         let mut byte = [0];
         // With TLS 1.3 the refusal of a client certificate arrives with the first read.
-        match tokio::time::timeout(PATIENCE, conn.read_exact(&mut byte))
-            .await
-            .unwrap()
-        {
+        match tokio::time::timeout(PATIENCE, conn.read_exact(&mut byte)).await.unwrap() {
             Ok(_) => Ok(()),
             Err(error) => Err(chain(&error)),
         }
@@ -78,10 +69,7 @@ impl Server {
     /// Dials, expects to be let in, and returns what the server knows about us.
     pub(crate) async fn meet(&mut self, config: &Arc<ClientConfig>) -> ConnInfo {
         self.dial(config).await.unwrap();
-        tokio::time::timeout(PATIENCE, self.accepted.recv())
-            .await
-            .unwrap()
-            .unwrap()
+        tokio::time::timeout(PATIENCE, self.accepted.recv()).await.unwrap().unwrap()
     }
 }
 

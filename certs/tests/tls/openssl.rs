@@ -15,10 +15,7 @@ async fn openssl(arguments: &[&str]) -> Option<(bool, String)> {
     match tokio::time::timeout(PATIENCE, command.output()).await.unwrap() {
         Ok(output) => {
             let text = [output.stdout, output.stderr].concat();
-            Some((
-                output.status.success(),
-                String::from_utf8_lossy(&text).into_owned(),
-            ))
+            Some((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             eprintln!("skipped: openssl is not installed");
@@ -34,20 +31,8 @@ pub(crate) async fn s_client(server: &Server, ca: &Throwaway, more: &[&str]) -> 
     let root = dir.path().join("root.pem");
     fs::write(&root, ca.authority.bundle_pem()).unwrap();
     let address = server.addr.to_string();
-    let mut arguments = vec![
-        "s_client",
-        "-connect",
-        &address,
-        "-CAfile",
-        root.to_str().unwrap(),
-    ];
-    arguments.extend([
-        "-verify_return_error",
-        "-verify_ip",
-        "127.0.0.1",
-        "-ign_eof",
-        "-quiet",
-    ]);
+    let mut arguments = vec!["s_client", "-connect", &address, "-CAfile", root.to_str().unwrap()];
+    arguments.extend(["-verify_return_error", "-verify_ip", "127.0.0.1", "-ign_eof", "-quiet"]);
     arguments.extend(more);
     let (success, text) = openssl(&arguments).await?;
     Some(success && text.contains('!'))
@@ -66,24 +51,12 @@ async fn openssl_verifies_our_chains() {
     let other = file("other.pem", Throwaway::new(now()).unwrap().authority.bundle_pem());
     let check = async |root: &str, purpose: &str, credential: &Credential| {
         let chain = file("chain.pem", &credential.chain_pem);
-        let arguments = [
-            "verify",
-            "-x509_strict",
-            "-CAfile",
-            root,
-            "-untrusted",
-            &chain,
-            "-purpose",
-            purpose,
-            &chain,
-        ];
+        let arguments =
+            ["verify", "-x509_strict", "-CAfile", root, "-untrusted", &chain, "-purpose", purpose, &chain];
         openssl(&arguments).await
     };
     let agent = ca.credential(&Role::agent("c1")).unwrap();
-    let server = ca
-        .authority
-        .issue_server(&["localhost"], None, now(), DAY)
-        .unwrap();
+    let server = ca.authority.issue_server(&["localhost"], None, now(), DAY).unwrap();
     let Some((accepted, text)) = check(&root, "sslclient", &agent).await else {
         return;
     };
@@ -112,11 +85,7 @@ async fn openssl_talks_to_our_server() {
     assert!(accepted, "with the agent's certificate");
     assert_eq!(s_client(&server, &ca, &[]).await, Some(false), "without one");
     let other = Throwaway::new(now()).unwrap();
-    assert_eq!(
-        s_client(&server, &other, &shown).await,
-        Some(false),
-        "with another root"
-    );
+    assert_eq!(s_client(&server, &other, &shown).await, Some(false), "with another root");
 }
 
 #[tokio::test]
@@ -130,10 +99,6 @@ async fn links_speak_tls_1_3_only_and_people_may_speak_1_2() {
             return;
         };
         assert_eq!(accepted, expected, "{protocol:?} with TLS 1.2");
-        assert_eq!(
-            s_client(&server, &ca, &["-tls1_3"]).await,
-            Some(true),
-            "{protocol:?} with TLS 1.3"
-        );
+        assert_eq!(s_client(&server, &ca, &["-tls1_3"]).await, Some(true), "{protocol:?} with TLS 1.3");
     }
 }

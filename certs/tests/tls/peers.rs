@@ -17,13 +17,7 @@ use super::fixture::{DAY, Server, now};
 /// A client of `ca`'s servers that shows `credential`.
 fn showing(ca: &Throwaway, credential: &Credential) -> Arc<ClientConfig> {
     let identity = ReloadableIdentity::new(credential).unwrap();
-    client::config(
-        &identity,
-        Trust::Bundle(ca.bundle.clone()),
-        Expect::Name,
-        Protocol::Grpc,
-    )
-    .unwrap()
+    client::config(&identity, Trust::Bundle(ca.bundle.clone()), Expect::Name, Protocol::Grpc).unwrap()
 }
 
 fn without_certificate(ca: &Throwaway) -> Arc<ClientConfig> {
@@ -39,10 +33,7 @@ async fn an_agent_is_let_in_and_known() {
     let info = server.meet(&showing(&ca, &credential)).await;
     let expected: Identity = "spiffe://throwaway.test/cluster/c1/agent".parse().unwrap();
     assert_eq!(info.peer, Some(expected));
-    assert_eq!(
-        info.serial,
-        Some(Peer::from_chain_pem(&credential.chain_pem).unwrap().serial)
-    );
+    assert_eq!(info.serial, Some(Peer::from_chain_pem(&credential.chain_pem).unwrap().serial));
     assert!(info.remote_addr.ip().is_loopback());
 }
 
@@ -62,10 +53,7 @@ async fn no_certificate_is_fine_where_it_is_optional_but_a_bad_one_is_not() {
     assert_eq!((info.peer, info.serial), (None, None));
     let known = server.meet(&ca.client_config(&Role::agent("c1")).unwrap()).await;
     assert!(known.peer.is_some());
-    let stranger = Throwaway::new(now())
-        .unwrap()
-        .credential(&Role::agent("c1"))
-        .unwrap();
+    let stranger = Throwaway::new(now()).unwrap().credential(&Role::agent("c1")).unwrap();
     assert!(server.dial(&showing(&ca, &stranger)).await.is_err());
 }
 
@@ -75,10 +63,7 @@ async fn another_ca_is_refused_even_with_the_same_names() {
     let server = Server::start(ca.server_config().unwrap()).await;
     let stranger = other.credential(&Role::agent("c1")).unwrap();
     let error = server.dial(&showing(&ca, &stranger)).await.unwrap_err();
-    assert!(
-        error.contains("UnknownCA") || error.contains("DecryptError"),
-        "{error}"
-    );
+    assert!(error.contains("UnknownCA") || error.contains("DecryptError"), "{error}");
 }
 
 #[tokio::test]
@@ -101,16 +86,10 @@ fn with_uris(ca: &Throwaway, uris: &[&str]) -> Credential {
     let issuer = Issuer::from_ca_cert_pem(&intermediate.chain_pem, issuer_key).unwrap();
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
-    params.subject_alt_names = uris
-        .iter()
-        .map(|uri| SanType::URI((*uri).try_into().unwrap()))
-        .collect();
+    params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let leaf = params.signed_by(&key, &issuer).unwrap();
-    Credential {
-        chain_pem: leaf.pem() + &intermediate.chain_pem,
-        key_pem: key.serialize_pem(),
-    }
+    Credential { chain_pem: leaf.pem() + &intermediate.chain_pem, key_pem: key.serialize_pem() }
 }
 
 #[tokio::test]
@@ -118,26 +97,15 @@ async fn a_certificate_without_one_good_identity_is_refused() {
     let ca = Throwaway::new(now()).unwrap();
     let server = Server::start(ca.server_config().unwrap()).await;
     let agent = "spiffe://throwaway.test/cluster/c1/agent";
-    server
-        .dial(&showing(&ca, &with_uris(&ca, &[agent])))
-        .await
-        .unwrap();
-    for uris in [
-        vec![],
-        vec![agent, "spiffe://throwaway.test/operator/ann"],
-        vec!["spiffe://throwaway.test/x"],
-    ] {
-        let error = server
-            .dial(&showing(&ca, &with_uris(&ca, &uris)))
-            .await
-            .unwrap_err();
+    server.dial(&showing(&ca, &with_uris(&ca, &[agent]))).await.unwrap();
+    for uris in
+        [vec![], vec![agent, "spiffe://throwaway.test/operator/ann"], vec!["spiffe://throwaway.test/x"]]
+    {
+        let error = server.dial(&showing(&ca, &with_uris(&ca, &uris))).await.unwrap_err();
         assert!(error.contains("CertificateUnknown"), "{uris:?}: {error}");
     }
     // A server's certificate is not for dialling.
-    let serving = ca
-        .authority
-        .issue_server(&["localhost"], None, now(), DAY)
-        .unwrap();
+    let serving = ca.authority.issue_server(&["localhost"], None, now(), DAY).unwrap();
     assert!(server.dial(&showing(&ca, &serving)).await.is_err());
 }
 
@@ -146,10 +114,7 @@ async fn an_expired_certificate_is_refused() {
     let ca = Throwaway::new(now()).unwrap();
     let server = Server::start(ca.server_config().unwrap()).await;
     let before = now() - SignedDuration::from_secs(120);
-    let old = ca
-        .authority
-        .issue_client(&Role::agent("c1"), before, Duration::from_mins(1))
-        .unwrap();
+    let old = ca.authority.issue_client(&Role::agent("c1"), before, Duration::from_mins(1)).unwrap();
     let error = server.dial(&showing(&ca, &old)).await.unwrap_err();
     assert!(error.contains("CertificateExpired"), "{error}");
 }
@@ -166,18 +131,12 @@ async fn a_revocation_shows_at_the_next_handshake() {
     server.dial(&client).await.unwrap();
 
     let serial = Peer::from_chain_pem(&credential.chain_pem).unwrap().serial;
-    ca.revocations.replace(Revocations {
-        serials: [serial].into(),
-        ..Revocations::default()
-    });
+    ca.revocations.replace(Revocations { serials: [serial].into(), ..Revocations::default() });
     let error = server.dial(&client).await.unwrap_err();
     assert!(error.contains("CertificateRevoked"), "{error}");
     server.dial(&sibling).await.unwrap();
 
-    ca.revocations.replace(Revocations {
-        clusters: ["c1".to_owned()].into(),
-        ..Revocations::default()
-    });
+    ca.revocations.replace(Revocations { clusters: ["c1".to_owned()].into(), ..Revocations::default() });
     for client in [&client, &sibling, &node] {
         assert!(server.dial(client).await.is_err());
     }
@@ -198,10 +157,7 @@ async fn a_resumed_session_does_not_slip_past_a_revocation() {
         let eager = Arc::new(eager);
         server.dial(&eager).await.unwrap();
         server.dial(&eager).await.unwrap();
-        ca.revocations.replace(Revocations {
-            clusters: ["c1".to_owned()].into(),
-            ..Revocations::default()
-        });
+        ca.revocations.replace(Revocations { clusters: ["c1".to_owned()].into(), ..Revocations::default() });
         let error = server.dial(&eager).await.unwrap_err();
         assert!(error.contains("CertificateRevoked"), "{error}");
         ca.revocations.replace(Revocations::default());
@@ -216,9 +172,6 @@ async fn a_revoked_intermediate_takes_its_leaves_along() {
     let serial = certs::peer::serial_of_pem(&intermediate).unwrap();
     let client = ca.client_config(&Role::agent("c1")).unwrap();
     server.dial(&client).await.unwrap();
-    ca.revocations.replace(Revocations {
-        serials: [serial].into(),
-        ..Revocations::default()
-    });
+    ca.revocations.replace(Revocations { serials: [serial].into(), ..Revocations::default() });
     assert!(server.dial(&client).await.is_err());
 }

@@ -22,9 +22,7 @@ async fn a_new_server_certificate_is_used_by_the_next_handshake() {
     assert!(server.dial(&new).await.is_err());
     let mut open = Connector::new(old.clone()).connect(&server.uri()).await.unwrap();
 
-    let next = ca
-        .authority
-        .issue_server(&["127.0.0.1"], Some(&Role::control_plane("next")), now(), DAY);
+    let next = ca.authority.issue_server(&["127.0.0.1"], Some(&Role::control_plane("next")), now(), DAY);
     ca.server.replace(&next.unwrap()).unwrap();
     server.dial(&new).await.unwrap();
     assert!(server.dial(&old).await.is_err());
@@ -42,8 +40,7 @@ async fn a_new_client_certificate_is_used_by_the_next_handshake() {
     let config = client::config(&ours, trust, Expect::Name, Protocol::Grpc).unwrap();
     assert_eq!(server.meet(&config).await.peer, None);
     for cluster in ["c1", "c2"] {
-        ours.replace(&ca.credential(&Role::agent(cluster)).unwrap())
-            .unwrap();
+        ours.replace(&ca.credential(&Role::agent(cluster)).unwrap()).unwrap();
         assert_eq!(server.meet(&config).await.peer.unwrap().cluster(), Some(cluster));
     }
 }
@@ -67,27 +64,16 @@ async fn a_new_bundle_is_used_by_the_next_handshake_of_both_sides() {
     let ours = ReloadableIdentity::new(&new.credential(&Role::agent("c1")).unwrap()).unwrap();
     let trust = Trust::Bundle(old.bundle.clone());
     let config = client::config(&ours, trust, Expect::Name, Protocol::Grpc).unwrap();
-    assert!(
-        server.dial(&config).await.is_err(),
-        "the server does not know the new root"
-    );
+    assert!(server.dial(&config).await.is_err(), "the server does not know the new root");
 
     // A roll-over: trust both, change the certificates, drop the old root.
     let both = format!("{}{}", old.authority.bundle_pem(), new.authority.bundle_pem());
     old.bundle.replace(TrustBundle::from_pem(&both).unwrap());
     server.dial(&config).await.unwrap();
     let names = certs::throwaway::SERVER_NAMES;
-    old.server
-        .replace(&new.authority.issue_server(names, None, now(), DAY).unwrap())
-        .unwrap();
+    old.server.replace(&new.authority.issue_server(names, None, now(), DAY).unwrap()).unwrap();
     server.dial(&config).await.unwrap();
-    old.bundle
-        .replace(TrustBundle::from_pem(new.authority.bundle_pem()).unwrap());
+    old.bundle.replace(TrustBundle::from_pem(new.authority.bundle_pem()).unwrap());
     server.dial(&config).await.unwrap();
-    assert!(
-        server
-            .dial(&old.client_config(&Role::agent("c1")).unwrap())
-            .await
-            .is_err()
-    );
+    assert!(server.dial(&old.client_config(&Role::agent("c1")).unwrap()).await.is_err());
 }

@@ -17,7 +17,8 @@ pub(crate) struct RunStream {
 impl Client {
     /// Follows a run. The stream ends when the run is finished.
     pub(crate) async fn watch(&self, run: &str) -> anyhow::Result<RunStream> {
-        let response = self.send(Method::GET, &format!("/v1/runs/{}/watch", super::segment(run)), None).await?;
+        let response =
+            self.send(Method::GET, &format!("/v1/runs/{}/watch", super::segment(run)), None).await?;
         Ok(RunStream { body: response.into_body(), buffer: Vec::new() })
     }
 }
@@ -40,7 +41,10 @@ impl RunStream {
                     }
                 }
             }
-            anyhow::ensure!(self.buffer.len() < super::MAX_ANSWER, "an event of the control plane is too large");
+            anyhow::ensure!(
+                self.buffer.len() < super::MAX_ANSWER,
+                "an event of the control plane is too large"
+            );
         }
     }
 }
@@ -48,7 +52,8 @@ impl RunStream {
 /// The data lines of an event; none in a comment.
 fn data(event: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(event).ok()?;
-    let lines: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim_start).collect();
+    let lines: Vec<_> =
+        text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim_start).collect();
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 

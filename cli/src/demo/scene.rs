@@ -27,7 +27,7 @@ pub(crate) fn centre(folder: &Path, ports: [SocketAddr; 4]) -> anyhow::Result<(C
     fs::create_dir_all(&home)?;
     let random = || -> anyhow::Result<String> {
         // A fresh key is as good a secret as any.
-        Ok(certs::PrivateKey::generate()?.key_hash().to_string())
+        Ok(certs::PrivateKey::generate()?.key_hash().clone())
     };
     let write = |name: &str, text: &str| -> anyhow::Result<PathBuf> {
         let path = home.join(name);
@@ -39,7 +39,7 @@ pub(crate) fn centre(folder: &Path, ports: [SocketAddr; 4]) -> anyhow::Result<(C
     let now = jiff::Timestamp::now();
     let authority = certs::Authority::create(certs::TrustDomain::new("demo.local".to_owned())?, now)?;
     let names = ["127.0.0.1"];
-    let credential = authority.issue_server(&names, None, now, std::time::Duration::from_secs(24 * 3600))?;
+    let credential = authority.issue_server(&names, None, now, std::time::Duration::from_hours(24))?;
     let tls = (write("rest.crt", &credential.chain_pem)?, write("rest.key", &credential.key_pem)?);
     let mut config = Config::new(StoreChoice::Embedded { data_dir: home.join("data") }, kek, admin);
     [config.rest_addr, config.link_addr, config.enrol_addr, config.health_addr] = ports;
@@ -51,7 +51,12 @@ pub(crate) fn centre(folder: &Path, ports: [SocketAddr; 4]) -> anyhow::Result<(C
 
 impl Member {
     /// Writes what a cluster is told before it starts: workloads, Ceiling, token.
-    pub(crate) fn new(folder: &Path, name: &'static str, service: &Service, token: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        folder: &Path,
+        name: &'static str,
+        service: &Service,
+        token: &str,
+    ) -> anyhow::Result<Self> {
         let member = Self { name, folder: folder.join(name) };
         fs::create_dir_all(member.authored())?;
         let workloads = json!({ "workloads": [{

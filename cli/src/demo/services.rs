@@ -55,7 +55,9 @@ impl Service {
         let mut stdin = child.stdin.take().context("no stdin")?;
         let mut lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
         let mut expect = async |word: &str| {
-            let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.context("the demo service is silent")??;
+            let line = tokio::time::timeout(PATIENCE, lines.next_line())
+                .await
+                .context("the demo service is silent")??;
             if line.as_deref() != Some(word) {
                 bail!("the demo service said {line:?} instead of {word:?}");
             }

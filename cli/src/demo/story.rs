@@ -23,7 +23,7 @@ use crate::exit::Exit;
 use crate::output::{self, word};
 
 /// Bound of every wait.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 /// Samples taken before the run is asked for.
 const QUIET_SAMPLES: usize = 6;
@@ -75,7 +75,9 @@ async fn scenes(folder: &Path, json: bool, cast: &mut Cast<'_>) -> anyhow::Resul
         "to": { "clusters": { "names": ["west"] }, "namespaces": ["shop"], "kinds": ["network.delay"], "maxTargets": 1 },
     }});
     let _: GrantView = client.put("/v1/grants/east-to-west", &grant).await?;
-    say("the centre grants: namespace shop of east may delay packets in shop of west; west's own Ceiling agrees");
+    say(
+        "the centre grants: namespace shop of east may delay packets in shop of west; west's own Ceiling agrees",
+    );
 
     let mut samples = Samples::default();
     for _ in 0..QUIET_SAMPLES {
@@ -109,7 +111,8 @@ async fn centre(folder: &Path, cast: &mut Cast<'_>) -> anyhow::Result<Client> {
     let (config, context) = scene::centre(folder, ports)?;
     let mut sockets = sockets.into_iter();
     let mut next = || sockets.next().context("four sockets");
-    let listeners = control_plane::Listeners { rest: next()?, link: next()?, enrol: next()?, health: next()? };
+    let listeners =
+        control_plane::Listeners { rest: next()?, link: next()?, enrol: next()?, health: next()? };
     let serving = control_plane::serve(config, listeners, cast.shutdown.clone());
     cast.roles.spawn(serving);
     let client = Client::new(&context)?;
@@ -220,7 +223,8 @@ enum Faults {
 
 impl Faults {
     fn of(view: &RunView) -> Self {
-        let counts: Vec<_> = view.clusters.iter().filter_map(|c| c.observed.as_ref()).map(|o| o.counts).collect();
+        let counts: Vec<_> =
+            view.clusters.iter().filter_map(|c| c.observed.as_ref()).map(|o| o.counts).collect();
         let (total, active, reverted) =
             counts.iter().fold((0, 0, 0), |a, c| (a.0 + c.total, a.1 + c.active, a.2 + c.reverted));
         match () {

@@ -30,7 +30,8 @@ pub(crate) fn enter() -> anyhow::Result<()> {
 
 /// Runs `ip` in the current network namespace.
 pub(crate) fn ip(arguments: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new("ip").args(arguments).output().context("run ip (Debian: apt-get install iproute2)")?;
+    let output =
+        Command::new("ip").args(arguments).output().context("run ip (Debian: apt-get install iproute2)")?;
     if output.status.success() {
         return Ok(());
     }

@@ -68,5 +68,5 @@ pub(crate) fn main(args: AgentArgs) -> anyhow::Result<Exit> {
         link_endpoints: args.link_endpoints,
         ..Config::default()
     };
-    super::until_signal(|_| async { drop(config); anyhow::bail!("not wired yet") })
+    super::until_signal(|shutdown| cluster_agent::kubernetes::run(config, shutdown))
 }

@@ -100,7 +100,8 @@ fn etcd(args: &ControlPlaneArgs) -> anyhow::Result<EtcdConfig> {
     config.prefix.clone_from(&args.etcd_prefix);
     if let Some(ca) = &args.etcd_ca {
         let identity = args.etcd_cert.as_ref().zip(args.etcd_key.as_ref());
-        let identity_pem = identity.map(|(cert, key)| Ok::<_, anyhow::Error>((read(cert)?, read(key)?))).transpose()?;
+        let identity_pem =
+            identity.map(|(cert, key)| Ok::<_, anyhow::Error>((read(cert)?, read(key)?))).transpose()?;
         config.tls = Some(EtcdTls { ca_pem: read(ca)?, identity_pem, server_name: None });
     }
     Ok(config)

@@ -67,7 +67,7 @@ pub(crate) fn main(args: HostArgs) -> anyhow::Result<Exit> {
         denied: Vec::new(),
     };
     let role = HostRole::new(host, args.join_token_file, args.state_dir.join("node"));
-    super::refuse(role.node.problems())?;
+    super::refuse(&role.node.problems())?;
     super::until_signal(|shutdown| role.run(shutdown))
 }
 

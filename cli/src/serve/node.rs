@@ -54,7 +54,8 @@ pub(crate) struct NodeArgs {
 
 pub(crate) fn main(args: NodeArgs) -> anyhow::Result<Exit> {
     let mut problems = Vec::new();
-    let mut config = Config::new(args.node_name, args.state_dir, Resolver::Cri { socket: args.runtime_socket });
+    let mut config =
+        Config::new(args.node_name, args.state_dir, Resolver::Cri { socket: args.runtime_socket });
     match Span::written(&args.max_deadline).ms() {
         Ok(ms) => config.max_deadline_ms = ms,
         Err(error) => problems.push(format!("--max-deadline: {error}")),
@@ -68,7 +69,7 @@ pub(crate) fn main(args: NodeArgs) -> anyhow::Result<Exit> {
     if !args.netns_root.is_dir() {
         tracing::warn!(path = %args.netns_root.display(), "no network namespaces there yet");
     }
-    super::refuse(problems)?;
+    super::refuse(&problems)?;
     args.log.start()?;
     super::until_signal(|shutdown| node_daemon::run(config, shutdown))
 }

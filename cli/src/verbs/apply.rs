@@ -13,7 +13,8 @@ use crate::output;
 pub(crate) fn read(args: &FileArg) -> anyhow::Result<Vec<Manifest>> {
     let manifests = super::validate::read(&args.file)?;
     if let Some(run) = manifests.iter().find(|m| m.kind == "Run") {
-        let why = format!("Run {} would run something, and apply never does: use `faultline run -f`", run.name);
+        let why =
+            format!("Run {} would run something, and apply never does: use `faultline run -f`", run.name);
         return Err(Misuse(why).into());
     }
     Ok(manifests)

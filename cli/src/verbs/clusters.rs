@@ -39,6 +39,7 @@ pub(crate) async fn run(client: &Client, form: Form, command: ClustersCommand) -
 }
 
 async fn change(client: &Client, name: &str, verb: &str, done: &str) -> anyhow::Result<()> {
-    let view: ClusterView = client.post(&format!("/v1/clusters/{}/{verb}", segment(name)), &json!({})).await?;
+    let view: ClusterView =
+        client.post(&format!("/v1/clusters/{}/{verb}", segment(name)), &json!({})).await?;
     output::data(&format!("cluster/{} {done}", view.spec.name))
 }

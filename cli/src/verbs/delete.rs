@@ -11,7 +11,10 @@ use crate::output;
 /// Stops a run, for ever.
 pub(crate) async fn stop(client: &Client, name: &str) -> anyhow::Result<Exit> {
     let view: RunView = client.post(&format!("/v1/runs/{}/stop", segment(name)), &json!({})).await?;
-    output::data(&format!("run {} is stopping; follow it with `faultline watch {}`", view.record.name, view.summary.id))?;
+    output::data(&format!(
+        "run {} is stopping; follow it with `faultline watch {}`",
+        view.record.name, view.summary.id
+    ))?;
     Ok(Exit::Ok)
 }
 

@@ -2,7 +2,7 @@
 
 use proto::rest::{ClusterView, RunView};
 
-use crate::args::{Described, DescribeArgs, Form};
+use crate::args::{DescribeArgs, Described, Form};
 use crate::client::{Client, segment};
 use crate::exit::Exit;
 use crate::output::{self, word};
@@ -40,7 +40,10 @@ pub(crate) fn print_run(form: Form, view: &RunView) -> anyhow::Result<()> {
         output::data(&format!("Message  {}", summary.message))?;
     }
     for refusal in &summary.refusals {
-        output::data(&format!("  {}: {}; by the {}: {}", refusal.code, refusal.message, refusal.whose, refusal.cure))?;
+        output::data(&format!(
+            "  {}: {}; by the {}: {}",
+            refusal.code, refusal.message, refusal.whose, refusal.cure
+        ))?;
     }
     let rows: Vec<_> = view.clusters.iter().map(cluster_row).collect();
     if !rows.is_empty() {
@@ -54,7 +57,16 @@ pub(crate) fn print_run(form: Form, view: &RunView) -> anyhow::Result<()> {
 fn cluster_row(cluster: &proto::rest::RunCluster) -> Vec<String> {
     let Some(o) = &cluster.observed else {
         let silent = if cluster.connected { "Pending" } else { "Unknown" };
-        return vec![cluster.name.clone(), silent.to_owned(), "-".into(), "-".into(), "-".into(), "-".into(), "-".into(), String::new()];
+        return vec![
+            cluster.name.clone(),
+            silent.to_owned(),
+            "-".into(),
+            "-".into(),
+            "-".into(),
+            "-".into(),
+            "-".into(),
+            String::new(),
+        ];
     };
     vec![
         cluster.name.clone(),
@@ -110,7 +122,10 @@ fn print_injections(view: &RunView) -> anyhow::Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
-    output::data(&output::table(&["CLUSTER", "INJECTION", "PHASE", "ENDED BY", "EFFECT", "BACKEND", "MESSAGE"], rows))
+    output::data(&output::table(
+        &["CLUSTER", "INJECTION", "PHASE", "ENDED BY", "EFFECT", "BACKEND", "MESSAGE"],
+        rows,
+    ))
 }
 
 fn print_cluster(form: Form, view: &ClusterView) -> anyhow::Result<()> {
@@ -127,7 +142,10 @@ fn print_cluster(form: Form, view: &ClusterView) -> anyhow::Result<()> {
         output::data(&format!("Label    {key}={value}"))?;
     }
     output::data(&format!("Pods     {}", inventory.pods))?;
-    output::data(&format!("Ceiling  {}", if inventory.has_ceiling { "present" } else { "absent: nothing is allowed here" }))?;
+    output::data(&format!(
+        "Ceiling  {}",
+        if inventory.has_ceiling { "present" } else { "absent: nothing is allowed here" }
+    ))?;
     let rows = inventory.nodes.iter().map(|n| {
         let daemon = if n.daemon { "connected" } else { "absent" };
         vec![n.name.clone(), daemon.to_owned(), n.missing.join(", ")]

@@ -12,7 +12,8 @@ pub(crate) fn run(form: Form) -> anyhow::Result<Exit> {
             .iter()
             .map(|entry| {
                 let names: Vec<_> = entry.backends.iter().map(|b| b.name).collect();
-                let classes: std::collections::BTreeSet<_> = entry.backends.iter().map(|b| b.revert.as_str()).collect();
+                let classes: std::collections::BTreeSet<_> =
+                    entry.backends.iter().map(|b| b.revert.as_str()).collect();
                 vec![
                     entry.kind.to_owned(),
                     entry.acts_on.to_owned(),

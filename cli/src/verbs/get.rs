@@ -1,6 +1,6 @@
 //! `faultline get`: lists, and single things.
 
-use proto::rest::{AuditRecord, ClusterView, ExperimentView, GrantView, HaltView, RunView};
+use proto::rest::{AuditRecord, ClusterView, ExperimentView, GrantView, RunView};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -31,7 +31,8 @@ pub(crate) fn request(args: GrantArgs) -> anyhow::Result<(String, Value)> {
 }
 
 pub(crate) async fn run((name, spec): (String, Value), client: &Client) -> anyhow::Result<Exit> {
-    let view: GrantView = client.put(&format!("/v1/grants/{}", segment(&name)), &json!({ "spec": spec })).await?;
+    let view: GrantView =
+        client.put(&format!("/v1/grants/{}", segment(&name)), &json!({ "spec": spec })).await?;
     output::data(&format!("grant/{} stored", view.name))?;
     Ok(Exit::Ok)
 }

@@ -33,7 +33,9 @@ async fn set(client: &Client, form: Form, args: HaltSetArgs) -> anyhow::Result<E
         print(form, &[view])?;
         return Ok(Exit::Ok);
     }
-    output::note(&format!("halt {id} is set; waiting until every connected cluster is Clean (Ctrl-C does not lift it)"));
+    output::note(&format!(
+        "halt {id} is set; waiting until every connected cluster is Clean (Ctrl-C does not lift it)"
+    ));
     loop {
         let halts: Vec<HaltView> = client.list("/v1/halts").await?;
         let Some(view) = halts.into_iter().find(|h| h.halt.id == id) else {
@@ -43,8 +45,11 @@ async fn set(client: &Client, form: Form, args: HaltSetArgs) -> anyhow::Result<E
         let is_connected = |name: &String| {
             clusters.iter().any(|c| c.spec.name == *name && c.state == ClusterState::Connected)
         };
-        let (here, away): (Vec<_>, Vec<_>) =
-            view.clusters.iter().filter(|(_, level)| **level != HaltLevel::Clean).partition(|(name, _)| is_connected(name));
+        let (here, away): (Vec<_>, Vec<_>) = view
+            .clusters
+            .iter()
+            .filter(|(_, level)| **level != HaltLevel::Clean)
+            .partition(|(name, _)| is_connected(name));
         if here.is_empty() {
             if !away.is_empty() {
                 let names: Vec<_> = away.into_iter().map(|(name, _)| name.as_str()).collect();
@@ -99,6 +104,14 @@ fn row(view: &HaltView) -> Vec<String> {
         HaltScope::Cluster { cluster } => format!("cluster {cluster}"),
         HaltScope::Namespace { cluster, namespace } => format!("namespace {cluster}/{namespace}"),
     };
-    let levels: Vec<String> = view.clusters.iter().map(|(name, level)| format!("{name}={}", word(level))).collect();
-    vec![halt.id.to_string(), scope, halt.by.clone(), halt.at.to_string(), levels.join(" "), halt.reason.clone()]
+    let levels: Vec<String> =
+        view.clusters.iter().map(|(name, level)| format!("{name}={}", word(level))).collect();
+    vec![
+        halt.id.to_string(),
+        scope,
+        halt.by.clone(),
+        halt.at.to_string(),
+        levels.join(" "),
+        halt.reason.clone(),
+    ]
 }

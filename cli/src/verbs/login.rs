@@ -13,7 +13,9 @@ use crate::output;
 pub(crate) async fn run(args: LoginArgs) -> anyhow::Result<Exit> {
     let token = super::validate::text(&args.token_file).context("read the token")?;
     let ca_pem = match &args.ca_file {
-        Some(file) => Some(std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?),
+        Some(file) => {
+            Some(std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?)
+        }
         None => None,
     };
     let context = Context { server: args.server, pin: args.pin, ca_pem, token: token.trim().to_owned() };

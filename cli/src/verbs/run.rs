@@ -22,7 +22,12 @@ pub(crate) fn request(args: RunArgs) -> anyhow::Result<CreateRun> {
     Ok(request)
 }
 
-pub(crate) async fn run(request: CreateRun, client: &Client, form: Form, no_wait: bool) -> anyhow::Result<Exit> {
+pub(crate) async fn run(
+    request: CreateRun,
+    client: &Client,
+    form: Form,
+    no_wait: bool,
+) -> anyhow::Result<Exit> {
     let view: RunView = client.post("/v1/runs", &request).await?;
     output::note(&format!("run {} ({})", view.record.name, view.record.id));
     if no_wait {
@@ -49,7 +54,12 @@ pub(crate) fn definition(args: &DefinitionArgs, plan_only: bool) -> anyhow::Resu
         ([experiment], []) => (experiment, None),
         ([experiment], [run]) => (experiment, Some(run)),
         (e, r) => {
-            let why = format!("{}: one Experiment and at most one Run, found {} and {}", file.display(), e.len(), r.len());
+            let why = format!(
+                "{}: one Experiment and at most one Run, found {} and {}",
+                file.display(),
+                e.len(),
+                r.len()
+            );
             return Err(Misuse(why).into());
         }
     };
@@ -105,7 +115,9 @@ mod tests {
 
     #[test]
     fn overrides_keep_their_type() {
-        for (text, value) in [("a=1", Value::from(1)), ("a=300ms", Value::from("300ms")), ("a=true", Value::from(true))] {
+        for (text, value) in
+            [("a=1", Value::from(1)), ("a=300ms", Value::from("300ms")), ("a=true", Value::from(true))]
+        {
             assert_eq!(set_path(text).expect("a pair").value, value, "{text}");
         }
         assert!(set_path("a").is_err());

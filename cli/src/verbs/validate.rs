@@ -23,7 +23,12 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<Manifest>> {
     let text = text(file)?;
     proto::validate::manifests(&text).map_err(|problems| {
         let lines: Vec<String> = problems.0.iter().map(|p| format!("\n  {p}")).collect();
-        anyhow::anyhow!("{}: {} problem(s), nothing was changed{}", file.display(), lines.len(), lines.concat())
+        anyhow::anyhow!(
+            "{}: {} problem(s), nothing was changed{}",
+            file.display(),
+            lines.len(),
+            lines.concat()
+        )
     })
 }
 

@@ -1,6 +1,7 @@
 //! `faultline watch`: a run live on stderr, its end on stdout.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use proto::problem::ErrorCode;
 use proto::rest::{RunCluster, RunView};
@@ -29,13 +30,19 @@ pub(crate) async fn follow(client: &Client, form: Form, id: &str) -> anyhow::Res
 }
 
 /// The run at its end, after each view on the way was shown.
-pub(crate) async fn finished(client: &Client, id: &str, mut show: impl FnMut(&RunView)) -> anyhow::Result<RunView> {
+pub(crate) async fn finished(
+    client: &Client,
+    id: &str,
+    mut show: impl FnMut(&RunView),
+) -> anyhow::Result<RunView> {
     loop {
         match until_finished(client, id, &mut show).await {
             Ok(Some(view)) => return Ok(view),
             Ok(None) => {}
             Err(error) if is_final(&error) => return Err(error),
-            Err(error) => output::note(&format!("connection lost ({error:#}); the run goes on, looking again")),
+            Err(error) => {
+                output::note(&format!("connection lost ({error:#}); the run goes on, looking again"));
+            }
         }
         tokio::time::sleep(AGAIN_AFTER).await;
     }
@@ -86,10 +93,12 @@ impl Progress {
         let counts = observed.counts;
         let mut line = format!("{:<10} {:<10}", cluster.name, word(&observed.phase));
         if counts.total > 0 {
-            line += &format!(" injected {}/{}, reverted {}", counts.injected, counts.total, counts.reverted);
+            // Writing to a String cannot fail.
+            let _ =
+                write!(line, " injected {}/{}, reverted {}", counts.injected, counts.total, counts.reverted);
         }
         if !observed.message.is_empty() {
-            line += &format!("  {}", observed.message);
+            let _ = write!(line, "  {}", observed.message);
         }
         if self.clusters.get(&cluster.name) != Some(&line) {
             output::note(&format!("  {line}"));
@@ -99,7 +108,13 @@ impl Progress {
         for entry in observed.timeline.iter().filter(|e| e.at > seen) {
             let latency = entry.latency_ms.map_or_else(String::new, |ms| format!(" {ms} ms"));
             let bad = if entry.good == Some(false) { " BAD" } else { "" };
-            output::note(&format!("    {} {:<14} {}{latency}{bad} {}", clock(entry.at), entry.event, entry.subject, entry.detail));
+            output::note(&format!(
+                "    {} {:<14} {}{latency}{bad} {}",
+                clock(entry.at),
+                entry.event,
+                entry.subject,
+                entry.detail
+            ));
             self.seen.insert(cluster.name.clone(), entry.at);
         }
     }

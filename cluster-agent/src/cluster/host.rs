@@ -81,13 +81,12 @@ impl Host {
         let epoch = state.read("epoch").await?.and_then(|b| String::from_utf8(b).ok());
         let epoch = epoch.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0) + 1;
         state.write("epoch", epoch.to_string().as_bytes()).await?;
-        let machine_uid = match state.read("machine-uid").await? {
-            Some(uid) => String::from_utf8_lossy(&uid).trim().to_owned(),
-            None => {
-                let uid = format!("{:032x}", fastrand::u128(..));
-                state.write("machine-uid", uid.as_bytes()).await?;
-                uid
-            }
+        let machine_uid = if let Some(uid) = state.read("machine-uid").await? {
+            String::from_utf8_lossy(&uid).trim().to_owned()
+        } else {
+            let uid = format!("{:032x}", fastrand::u128(..));
+            state.write("machine-uid", uid.as_bytes()).await?;
+            uid
         };
         let door = Self(Arc::new(Inner {
             config,
@@ -243,7 +242,7 @@ impl Records for Host {
     async fn list(&self) -> Result<Vec<RunRecordHeld>, Error> {
         let folder = self.0.state.folder("records");
         let mut records: Vec<RunRecordHeld> = Vec::new();
-        for name in folder.names().await?.iter().filter(|n| n.ends_with(".json")) {
+        for name in &folder.names().await? {
             if let Some(bytes) = folder.read(name).await? {
                 records.push(files::parse(name, &bytes)?);
             }

@@ -162,7 +162,7 @@ impl Kube {
         let mut parts: JoinSet<&'static str> = JoinSet::new();
         let (seeing, limits, authored, bundle) = (self.clone(), self.clone(), self.clone(), self.clone());
         parts.spawn(async move {
-            inventory::follow(&seeing).await;
+            Box::pin(inventory::follow(&seeing)).await;
             "inventory"
         });
         parts.spawn(async move {

@@ -206,7 +206,9 @@ impl Acts for Memory {
         drop(self.working("delete_pod")?);
         let mut deletion = PodDeletion::Gone;
         self.0.inventory.send_if_modified(|seen| {
-            let Some(now) = seen.as_ref().filter(|i| i.pods.contains_key(&target.uid)) else { return false };
+            let Some(now) = seen.as_ref().filter(|i| i.pods.contains_key(&target.uid)) else {
+                return false;
+            };
             let mut next = Inventory::clone(now);
             next.pods.remove(&target.uid);
             *seen = Some(Arc::new(next));

@@ -94,7 +94,9 @@ impl Writer {
                             let _ = tell.send(input).await;
                         }
                     }
-                    Err(error) if matches!(write, Write::Status(_) | Write::Level(..)) && !error.retryable() => {
+                    Err(error)
+                        if matches!(write, Write::Status(_) | Write::Level(..)) && !error.retryable() =>
+                    {
                         tracing::warn!(%error, "status not written");
                     }
                     Err(error) => {

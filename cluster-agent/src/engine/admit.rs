@@ -10,7 +10,7 @@ use proto::ceiling::CeilingSpec;
 use proto::experiment::{ExperimentSpec, LinkLossAction};
 use proto::fault::{Direction, Kind, Peer};
 use proto::grant::{kind_matches, name_matches};
-use proto::ids::{InjectionId, Name};
+use proto::ids::{ClusterId, InjectionId, Name};
 use proto::injection::{Action, Injection, InjectionPhase, InjectionStatus, PeerMatch};
 use proto::plan::{Refusal, TargetEnvelope, refusal};
 
@@ -43,14 +43,21 @@ pub fn judge(
     match &state.ceiling {
         CeilingSeen::Present(ceiling) => below(ceiling, &desired.origin, spec, found, &mut refusals),
         CeilingSeen::Absent => refusals.push(no_ceiling("this cluster has no Ceiling: nothing is allowed")),
-        CeilingSeen::Unknown => refusals.push(no_ceiling("this cluster's Ceiling could not be read: nothing is allowed")),
+        CeilingSeen::Unknown => {
+            refusals.push(no_ceiling("this cluster's Ceiling could not be read: nothing is allowed"));
+        }
     }
     probe_hosts(state, inventory, spec, found, &mut refusals);
     refusals
 }
 
 fn no_ceiling(message: &str) -> Refusal {
-    refuse(refusal::NO_CEILING, message, "cluster owner", "kubectl apply a Ceiling named default in that cluster")
+    refuse(
+        refusal::NO_CEILING,
+        message,
+        "cluster owner",
+        "kubectl apply a Ceiling named default in that cluster",
+    )
 }
 
 fn victim_namespaces<'a>(found: &Resolution<'a>) -> BTreeSet<&'a str> {
@@ -101,7 +108,8 @@ fn below(
     let pods: BTreeSet<&str> =
         found.faults.iter().flat_map(|f| &f.hits).map(|h| h.pod.uid.as_str()).collect();
     if pods.len() > ceiling.max_targets() as usize {
-        let message = format!("{} pods would be hit, the Ceiling allows {}", pods.len(), ceiling.max_targets());
+        let message =
+            format!("{} pods would be hit, the Ceiling allows {}", pods.len(), ceiling.max_targets());
         above(message, "spec.maxTargets");
     }
     for fault in &spec.faults {
@@ -129,7 +137,8 @@ fn probe_hosts(
     for probe in &spec.steady_state {
         if let Err(why) = hosts::destination(probe).and_then(|to| allowed.check(&to)) {
             let message = format!("probe {}: {why}", probe.name);
-            let cure = "ask a Service of a target namespace, or add the host to the Ceiling's spec.probeHosts";
+            let cure =
+                "ask a Service of a target namespace, or add the host to the Ceiling's spec.probeHosts";
             refusals.push(refuse(refusal::PROBE_HOST, message, "cluster owner", cure));
         }
     }
@@ -174,7 +183,7 @@ pub fn start(
     }
     let mut tracked = Vec::new();
     for fault in &found.faults {
-        match inject(desired, spec, &found, fault) {
+        match inject(&state.settings.cluster, desired, spec, &found, fault) {
             Ok(injections) => tracked.extend(injections),
             Err(refusal) => refusals.push(refusal),
         }
@@ -199,6 +208,7 @@ fn left(planned: &TargetEnvelope, target: &ResolvedTarget<'_>) -> Option<Refusal
 }
 
 fn inject(
+    cluster: &ClusterId,
     desired: &Desired,
     spec: &ExperimentSpec,
     found: &Resolution<'_>,
@@ -212,7 +222,8 @@ fn inject(
     let (link_loss_after_ms, link_loss) = spec.limits.link_loss();
     let mut tracked = Vec::new();
     for (index, hit) in fault.hits.iter().enumerate() {
-        let id = InjectionId::of(&desired.run, &fault_name, index).map_err(|e| invalid(e.to_string()))?;
+        let id =
+            InjectionId::of(&desired.run, cluster, &fault_name, index).map_err(|e| invalid(e.to_string()))?;
         let made = action.as_ref().map(|action| Injection {
             id: id.clone(),
             run: desired.run.clone(),
@@ -223,13 +234,13 @@ fn inject(
             link_loss_after_ms,
             link_loss,
         });
-        tracked.push(track(id, desired, fault, hit, made));
+        tracked.push(track(&id, desired, fault, hit, made));
     }
     Ok(tracked)
 }
 
 fn track(
-    id: InjectionId,
+    id: &InjectionId,
     desired: &Desired,
     fault: &ResolvedFault<'_>,
     hit: &Hit<'_>,
@@ -246,7 +257,7 @@ fn track(
         by_agent: injection.is_none(),
     };
     Tracked {
-        status: status(&id, &desired.run, hit.backend.name),
+        status: status(id, &desired.run, hit.backend.name),
         recorded,
         injection,
         grace_s,
@@ -274,11 +285,20 @@ pub fn status(id: &InjectionId, run: &proto::ids::RunId, backend: &str) -> Injec
     }
 }
 
-fn peers(desired: &Desired, found: &Resolution<'_>, fault: &ResolvedFault<'_>) -> Result<Vec<PeerMatch>, Refusal> {
+fn peers(
+    desired: &Desired,
+    found: &Resolution<'_>,
+    fault: &ResolvedFault<'_>,
+) -> Result<Vec<PeerMatch>, Refusal> {
     let one = |peer: &Peer| -> Result<PeerMatch, Refusal> {
         let name = &fault.fault.name;
         let invalid = |what: String| {
-            refuse(refusal::INVALID, format!("fault {name}: {what}"), "author", format!("correct faults[{name}]"))
+            refuse(
+                refusal::INVALID,
+                format!("fault {name}: {what}"),
+                "author",
+                format!("correct faults[{name}]"),
+            )
         };
         let ports = peer.ports.iter().map(|p| u16::try_from(*p)).collect::<Result<Vec<_>, _>>();
         let ports = ports.map_err(|_| invalid("a port is not in 1 to 65535".to_owned()))?;
@@ -287,7 +307,8 @@ fn peers(desired: &Desired, found: &Resolution<'_>, fault: &ResolvedFault<'_>) -
             return Ok(PeerMatch { nets: vec![net.trunc()], ports });
         }
         let target = peer.target.as_deref().unwrap_or_default();
-        let here = found.targets.get(target).into_iter().flat_map(|t| &t.matching).flat_map(|pod| pod.ips.iter());
+        let here =
+            found.targets.get(target).into_iter().flat_map(|t| &t.matching).flat_map(|pod| pod.ips.iter());
         let there = desired.peers.get(target).into_iter().flatten();
         let ips: BTreeSet<IpAddr> = here.chain(there).copied().collect();
         if ips.is_empty() {
@@ -318,7 +339,11 @@ fn action(kind: &Kind<'_>, peers: &[PeerMatch]) -> Result<Option<Action>, String
             direction: d.direction.unwrap_or(Direction::Egress),
             peers,
             latency_ms: d.latency.ms().map_err(|e| e.to_string())?,
-            jitter_ms: d.jitter.as_ref().map_or(Ok(0), |j| j.ms()).map_err(|e| e.to_string())?,
+            jitter_ms: d
+                .jitter
+                .as_ref()
+                .map_or(Ok(0), proto::quantity::Span::ms)
+                .map_err(|e| e.to_string())?,
             correlation_percent: percent(d.correlation, 0, "correlation")?,
         }),
         Kind::CpuStress(c) => Some(Action::CpuStress {

@@ -41,7 +41,7 @@ pub fn received(state: &mut State, halts: Halts, out: &mut Vec<Effect>) {
 
 /// Takes the Halt objects that exist now.
 pub fn local(state: &mut State, objects: &[LocalHalt], out: &mut Vec<Effect>) {
-    let ids = |list: &[LocalHalt]| list.iter().filter_map(|h| object_id(h)).collect::<BTreeSet<_>>();
+    let ids = |list: &[LocalHalt]| list.iter().filter_map(object_id).collect::<BTreeSet<_>>();
     let before = state.halts.objects.as_deref().map(ids).unwrap_or_default();
     let lifted: Vec<HaltId> = before.difference(&ids(objects)).cloned().collect();
     let changed = state.halts.objects.as_deref() != Some(objects);
@@ -107,13 +107,19 @@ fn object_halt(cluster: &ClusterId, object: &LocalHalt) -> Option<Halt> {
 /// scope but a namespace stops all of it; not knowing the namespaces counts as covered.
 fn covers(halt: &Halt, namespaces: Option<&BTreeSet<&str>>) -> bool {
     match &halt.scope {
-        HaltScope::Namespace { namespace, .. } => namespaces.is_none_or(|all| all.contains(namespace.as_str())),
+        HaltScope::Namespace { namespace, .. } => {
+            namespaces.is_none_or(|all| all.contains(namespace.as_str()))
+        }
         _ => true,
     }
 }
 
 /// The id of a halt in force that covers these namespaces or one of these nodes.
-pub fn in_force(state: &State, namespaces: Option<&BTreeSet<&str>>, nodes: &BTreeSet<&str>) -> Option<HaltId> {
+pub fn in_force(
+    state: &State,
+    namespaces: Option<&BTreeSet<&str>>,
+    nodes: &BTreeSet<&str>,
+) -> Option<HaltId> {
     let here = all(state).into_iter().find(|h| covers(h, namespaces)).map(|h| h.id);
     here.or_else(|| {
         let local = nodes.iter().filter_map(|n| state.nodes.get(*n)).flat_map(|n| &n.halts.local);
@@ -150,7 +156,9 @@ pub fn acknowledge(state: &mut State, now: Now, out: &mut Vec<Effect>) {
     };
     let mut levels = BTreeMap::new();
     for object in state.halts.objects.iter().flatten() {
-        let Some(halt) = object_halt(&state.settings.cluster, object) else { continue };
+        let Some(halt) = object_halt(&state.settings.cluster, object) else {
+            continue;
+        };
         let level = if is_clean(state, &halt, now) { HaltLevel::Clean } else { HaltLevel::Latched };
         levels.insert(object.name.clone(), level);
     }

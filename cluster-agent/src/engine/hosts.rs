@@ -92,7 +92,11 @@ impl Allowed<'_> {
         if service || self.listed(to) {
             return Ok(());
         }
-        Err(format!("{} is no Service of the run's target namespaces ({})", to.host, self.namespaces.join(", ")))
+        Err(format!(
+            "{} is no Service of the run's target namespaces ({})",
+            to.host,
+            self.namespaces.join(", ")
+        ))
     }
 
     fn listed(&self, to: &Destination) -> bool {
@@ -125,6 +129,9 @@ fn is_denied_name(host: &str) -> bool {
         || host == "metadata.google.internal"
 }
 
+/// The metadata service of one large provider, over IPv6.
+const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
 /// Whether no probe ever goes to this address, whoever allows it.
 pub fn is_denied(ip: IpAddr, api: &[IpAddr]) -> bool {
     if api.contains(&ip) {
@@ -132,13 +139,16 @@ pub fn is_denied(ip: IpAddr, api: &[IpAddr]) -> bool {
     }
     match ip {
         IpAddr::V4(v4) => {
-            v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast()
+            v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || v4.is_broadcast()
+                || v4.is_multicast()
         }
         IpAddr::V6(v6) => {
             if let Some(v4) = v6.to_ipv4_mapped() {
                 return is_denied(IpAddr::V4(v4), api);
             }
-            const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
             v6.is_loopback()
                 || v6.is_unspecified()
                 || v6.is_multicast()

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use proto::assignment::{ClusterPhase, Desired, Intent, Outcome, StopReason};
+use jiff::Timestamp;
+use proto::assignment::{ClusterPhase, Desired, Intent, Outcome, Residue, StopReason};
 use proto::ids::RunId;
 use proto::injection::InjectionPhase;
 use proto::plan::refusal;
@@ -22,7 +23,7 @@ const MAX_RUNS: usize = 512;
 /// Takes an assignment, or says why not.
 pub fn desired(state: &mut State, new: Desired, start_within_ms: u64, now: Now, out: &mut Vec<Effect>) {
     match new.intent {
-        Intent::Stop => return stop(state, new, now, out),
+        Intent::Stop => return stop(state, &new, now, out),
         Intent::Forget => return forget(state, &new, now),
         Intent::Plan | Intent::Start => {}
     }
@@ -66,6 +67,9 @@ fn acceptable(state: &State, new: &Desired) -> Result<(), (&'static str, String)
     } else if state.runs.len() >= MAX_RUNS {
         return Err(("TooManyRuns", format!("{MAX_RUNS} runs are held")));
     }
+    if state.forgotten.contains(&new.run) {
+        return Err(("Forgotten", "this run was dropped here".to_owned()));
+    }
     let complete = new.start_before.is_some() && new.run_deadline.is_some() && new.envelope.is_some();
     if new.intent == Intent::Start && !complete {
         return Err(("Incomplete", "a start needs startBefore, runDeadline and envelope".to_owned()));
@@ -73,7 +77,7 @@ fn acceptable(state: &State, new: &Desired) -> Result<(), (&'static str, String)
     Ok(())
 }
 
-fn stop(state: &mut State, new: Desired, now: Now, out: &mut Vec<Effect>) {
+fn stop(state: &mut State, new: &Desired, now: Now, out: &mut Vec<Effect>) {
     let reason = new.stop_reason.unwrap_or(StopReason::Requested);
     let run = state.runs.entry(new.run.clone()).or_insert_with(|| RunState::new(new.clone()));
     run.desired.generation = run.desired.generation.max(new.generation);
@@ -95,6 +99,8 @@ fn forget(state: &mut State, new: &Desired, now: Now) {
     if let Some(run) = state.runs.get_mut(&new.run) {
         run.forget = true;
         runs::end(run, now, Outcome::Aborted, "Forgotten", "the centre forgot it", "Stopped");
+    } else {
+        state.remember_forgotten(new.run.clone());
     }
 }
 
@@ -150,52 +156,60 @@ fn adopt(record: RunRecordHeld, now: Now) -> RunState {
     run.adopted = true;
     run.dirty = true;
     run.observed.started_at = record.started_at;
-    run.start = record.started_at.zip(record.deadline).map(|(at, deadline)| {
-        // A wall clock that was set back must not lengthen anything.
-        let most = deadline.as_millisecond().saturating_sub(at.as_millisecond()).max(0) as u64;
-        let deadline_ms = now.boottime_at(deadline).min(now.boottime_ms.saturating_add(most));
-        Start { at_ms: now.boottime_ms, at, deadline_ms, deadline }
-    });
-    let began = run.start.is_some();
-    let resolves = record.deadline.map(|d| d.as_millisecond());
-    let id = run.desired.run.clone();
-    let held = |recorded: RecordedInjection| {
-        let mut status = admit::status(&recorded.id, &id, "");
-        status.phase = if began { InjectionPhase::Unknown } else { InjectionPhase::Missed };
-        status.resolves_at_unix_ms = resolves.filter(|_| began);
-        Tracked {
-            recorded,
-            injection: None,
-            grace_s: None,
-            at_ms: 0,
-            for_ms: 0,
-            sent: began,
-            revert_sent: false,
-            heard: false,
-            status,
-        }
-    };
+    run.start = record.started_at.zip(record.deadline).map(|(at, deadline)| resumed(at, deadline, now));
+    let resolves = record.deadline.map(Timestamp::as_millisecond);
+    let (id, began) = (run.desired.run.clone(), run.start.is_some());
+    let held = record.injections.into_iter();
+    let held = held.map(|recorded| adopted(recorded, &id, resolves.filter(|_| began)));
     if let Some(last) = record.observed.filter(|_| record.state == RecordState::Finished) {
-        let open = last.residue != proto::assignment::Residue::Clean;
+        if last.residue != Residue::Clean {
+            run.injections = held.collect();
+        }
         run.observed = *last;
         run.stage = Stage::Finished;
-        if open {
-            run.injections = record.injections.into_iter().map(held).collect();
-        }
         return run;
     }
-    run.injections = record.injections.into_iter().map(held).collect();
+    run.injections = held.collect();
     run.stage = Stage::Running;
     run.observed.phase = ClusterPhase::Running;
     if record.state == RecordState::Stopped {
-        let reason = if record.end_reason.is_empty() { "Stopped" } else { &record.end_reason };
-        let halted = reason == "Halted";
-        let (outcome, revert) = if halted { (Outcome::Halted, "Halted") } else { (Outcome::Aborted, "Stopped") };
-        runs::end(&mut run, now, outcome, reason, "stopped before the agent was restarted", revert);
+        let message = "stopped before the agent was restarted";
+        let (outcome, reason, revert) = match record.end_reason.as_str() {
+            "Halted" => (Outcome::Halted, "Halted", "Halted"),
+            "" => (Outcome::Aborted, "Stopped", "Stopped"),
+            reason => (Outcome::Aborted, reason, "Stopped"),
+        };
+        runs::end(&mut run, now, outcome, reason, message, revert);
     } else if !began {
         let message = "the agent was restarted before anything was made";
         runs::end(&mut run, now, Outcome::Aborted, "AgentRestart", message, "Stopped");
     }
     report::note(&mut run, now, "Adopted", "AgentRestart", "");
     run
+}
+
+/// The bounds of a run that began before the restart. A wall clock that was set back must not lengthen anything.
+fn resumed(at: Timestamp, deadline: Timestamp, now: Now) -> Start {
+    let most = deadline.as_millisecond().saturating_sub(at.as_millisecond()).max(0) as u64;
+    let deadline_ms = now.boottime_at(deadline).min(now.boottime_ms.saturating_add(most));
+    Start { at_ms: now.boottime_ms, at, deadline_ms, deadline }
+}
+
+/// Not known until its daemon comes, or never made where the run had not begun (no `resolves_at_unix_ms`).
+fn adopted(recorded: RecordedInjection, run: &RunId, resolves_at_unix_ms: Option<i64>) -> Tracked {
+    let sent = resolves_at_unix_ms.is_some();
+    let mut status = admit::status(&recorded.id, run, "");
+    status.phase = if sent { InjectionPhase::Unknown } else { InjectionPhase::Missed };
+    status.resolves_at_unix_ms = resolves_at_unix_ms;
+    Tracked {
+        recorded,
+        injection: None,
+        grace_s: None,
+        at_ms: 0,
+        for_ms: 0,
+        sent,
+        revert_sent: false,
+        heard: false,
+        status,
+    }
 }

@@ -41,5 +41,6 @@ fn forget_questions(state: &mut State) {
 pub fn due(state: &State, run: &RunState) -> Option<u64> {
     let since = state.link.down_since_ms?;
     let (after_ms, action) = run.spec.as_ref().map_or(admit::DEFAULT_LINK_LOSS, |s| s.limits.link_loss());
-    (action == LinkLossAction::Revert && run.is_live() && run.end.is_none()).then(|| since.saturating_add(after_ms))
+    (action == LinkLossAction::Revert && run.is_live() && run.end.is_none())
+        .then(|| since.saturating_add(after_ms))
 }

@@ -20,7 +20,7 @@ pub fn up(state: &mut State, node: &str, hello: NodeHello, now: Now, out: &mut V
             let lost = tracked.sent && !tracked.recorded.by_agent && !known && !tracked.heard;
             if lost && !tracked.status.phase.is_terminal() {
                 tracked.status.phase = InjectionPhase::Missed;
-                tracked.status.message = "it never reached the daemon".to_owned();
+                "it never reached the daemon".clone_into(&mut tracked.status.message);
                 tracked.status.resolves_at_unix_ms = None;
                 run.dirty = true;
             }
@@ -98,8 +98,12 @@ pub fn pod_killed(
     result: Result<PodDeletion, String>,
     now: Now,
 ) {
-    let Some(run) = state.runs.get_mut(run) else { return };
-    let Some(tracked) = run.injections.iter_mut().find(|t| &t.recorded.id == injection) else { return };
+    let Some(run) = state.runs.get_mut(run) else {
+        return;
+    };
+    let Some(tracked) = run.injections.iter_mut().find(|t| &t.recorded.id == injection) else {
+        return;
+    };
     if tracked.status.phase.is_terminal() {
         return;
     }

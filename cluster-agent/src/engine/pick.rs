@@ -35,7 +35,7 @@ pub fn count(pick: Option<&Pick>, matching: usize) -> Result<usize, String> {
 }
 
 /// `count` of the pods, by a rank that depends on the seed and each pod's uid only.
-pub fn choose<'a>(mut pods: Vec<&'a PodSeen>, count: usize, seed: u64) -> Vec<&'a PodSeen> {
+pub fn choose(mut pods: Vec<&PodSeen>, count: usize, seed: u64) -> Vec<&PodSeen> {
     pods.sort_by_cached_key(|pod| (sha256_hex(format!("{seed}/{}", pod.uid).as_bytes()), pod.uid.clone()));
     pods.truncate(count);
     pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));

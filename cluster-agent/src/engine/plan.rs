@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::assignment::Desired;
+use proto::catalogue::RevertClass;
 use proto::experiment::ExperimentSpec;
-use proto::fault::Kind;
+use proto::fault::{Fault, Kind};
 use proto::plan::{ClusterPlan, Envelope, FaultPlan, TargetEnvelope};
 
 use super::resolve::{Resolution, ResolvedFault, ResolvedTarget, resolve, target_ref};
@@ -16,7 +17,13 @@ use crate::cluster::Inventory;
 const SAMPLE: usize = 50;
 
 /// Resolves and judges; nothing is changed.
-pub fn plan(state: &State, inventory: &Inventory, desired: &Desired, spec: &ExperimentSpec, now: Now) -> ClusterPlan {
+pub fn plan(
+    state: &State,
+    inventory: &Inventory,
+    desired: &Desired,
+    spec: &ExperimentSpec,
+    now: Now,
+) -> ClusterPlan {
     let mut found = resolve(state, inventory, desired, spec);
     let mut refusals = std::mem::take(&mut found.refusals);
     refusals.extend(admit::judge(state, inventory, desired, spec, &found));
@@ -38,7 +45,7 @@ pub fn plan(state: &State, inventory: &Inventory, desired: &Desired, spec: &Expe
 /// The bounds that what was resolved sets.
 pub fn envelope(spec: &ExperimentSpec, found: &Resolution<'_>) -> Envelope {
     let named = |kind: Kind<'_>| kind.peers().iter().filter_map(|p| p.target.clone()).collect::<Vec<_>>();
-    let peers: BTreeSet<String> = spec.faults.iter().filter_map(|f| f.kind()).flat_map(named).collect();
+    let peers: BTreeSet<String> = spec.faults.iter().filter_map(Fault::kind).flat_map(named).collect();
     let targets = found.targets.iter();
     Envelope {
         targets: targets.map(|(name, t)| ((*name).to_owned(), bounds(t, peers.contains(*name)))).collect(),
@@ -71,14 +78,15 @@ fn fault_plan(fault: &ResolvedFault<'_>) -> FaultPlan {
             .collect::<Vec<_>>()
             .join(", "),
     };
-    let revert = fault.hits.first().map(|h| h.backend.revert).or(fault.entry.backends.first().map(|b| b.revert));
+    let revert =
+        fault.hits.first().map(|h| h.backend.revert).or(fault.entry.backends.first().map(|b| b.revert));
     FaultPlan {
         name: fault.fault.name.clone(),
         kind: fault.entry.kind.to_owned(),
         target: fault.fault.target.clone(),
         count: u32::try_from(fault.hits.len()).unwrap_or(u32::MAX),
         backend,
-        revert_class: revert.map(|r| r.as_str()).unwrap_or_default().to_owned(),
+        revert_class: revert.map(RevertClass::as_str).unwrap_or_default().to_owned(),
         undo: fault.entry.undo.to_owned(),
         at_ms: fault.fault.at.ms().unwrap_or(0),
         for_ms: fault.fault.lasts.as_ref().and_then(|l| l.ms().ok()).unwrap_or(0),

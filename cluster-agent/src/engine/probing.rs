@@ -93,10 +93,14 @@ fn current(run: &RunState) -> Option<ProbeStage> {
 }
 
 /// Counts a sample. One of another stage than the run is in comes too late and is dropped.
-pub fn sample(state: &mut State, sample: Sample, now: Now) {
-    let Some(run) = state.runs.get_mut(&sample.run) else { return };
+pub fn sample(state: &mut State, sample: &Sample, now: Now) {
+    let Some(run) = state.runs.get_mut(&sample.run) else {
+        return;
+    };
     let Some(spec) = run.spec.clone() else { return };
-    let Some(probe) = spec.steady_state.iter().find(|p| p.name == sample.probe) else { return };
+    let Some(probe) = spec.steady_state.iter().find(|p| p.name == sample.probe) else {
+        return;
+    };
     if current(run) != Some(sample.stage) {
         return;
     }
@@ -118,7 +122,7 @@ pub fn sample(state: &mut State, sample: Sample, now: Now) {
     let breach = stage.bad_streak >= breach_after(probe) && sample.stage == ProbeStage::During;
     let first = breach && !tally.breached;
     tally.breached |= breach;
-    report::sampled(run, now, &sample);
+    report::sampled(run, now, sample);
     if first {
         report::note(run, now, "Breach", &sample.probe, &sample.detail);
         run.dirty = true;
@@ -136,7 +140,9 @@ pub fn recovery(run: &RunState) -> Progress {
 }
 
 fn progress(run: &RunState, stage: ProbeStage, most: impl Fn(&Probe) -> u32) -> Progress {
-    let Some(spec) = &run.spec else { return Progress::Steady };
+    let Some(spec) = &run.spec else {
+        return Progress::Steady;
+    };
     let mut open = false;
     for probe in of(spec, stage) {
         let tally = run.probes.get(&probe.name).and_then(|t| t.stages.get(&stage));

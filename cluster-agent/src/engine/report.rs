@@ -1,8 +1,8 @@
 //! What is said to the centre of a run: counted from what was observed, latest only, at most a few KB.
 
+use jiff::Timestamp;
 use proto::assignment::{ClusterPhase, InjectionCounts, Residue, TimelineEntry};
 use proto::injection::{InjectionPhase, InjectionStatus};
-use jiff::Timestamp;
 
 use super::state::{RunState, Stage};
 use super::{Effect, Now, Sample, State, probing};
@@ -14,27 +14,33 @@ const INJECTIONS: usize = 20;
 
 /// Puts something on the run's timeline.
 pub fn note(run: &mut RunState, now: Now, event: &str, subject: &str, detail: &str) {
-    push(run, TimelineEntry {
-        at: now.wall,
-        event: event.to_owned(),
-        subject: subject.to_owned(),
-        latency_ms: None,
-        good: None,
-        detail: detail.chars().take(200).collect(),
-    });
+    push(
+        run,
+        TimelineEntry {
+            at: now.wall,
+            event: event.to_owned(),
+            subject: subject.to_owned(),
+            latency_ms: None,
+            good: None,
+            detail: detail.chars().take(200).collect(),
+        },
+    );
 }
 
 /// Puts a sample on the run's timeline.
 pub fn sampled(run: &mut RunState, now: Now, sample: &Sample) {
     run.sampled = true;
-    push(run, TimelineEntry {
-        at: now.wall,
-        event: "ProbeSample".to_owned(),
-        subject: sample.probe.clone(),
-        latency_ms: sample.latency_ms,
-        good: Some(sample.good),
-        detail: sample.detail.chars().take(200).collect(),
-    });
+    push(
+        run,
+        TimelineEntry {
+            at: now.wall,
+            event: "ProbeSample".to_owned(),
+            subject: sample.probe.clone(),
+            latency_ms: sample.latency_ms,
+            good: Some(sample.good),
+            detail: sample.detail.chars().take(200).collect(),
+        },
+    );
 }
 
 /// Events outlive samples: the oldest sample goes first.
@@ -68,11 +74,8 @@ pub fn publish(state: &mut State, now: Now, out: &mut Vec<Effect>) {
 /// Counts anew everything that is derived from injections and samples.
 pub fn refresh(run: &mut RunState, now: Now) {
     run.observed.generation = run.desired.generation;
-    run.observed.probes = if run.probes.is_empty() {
-        std::mem::take(&mut run.observed.probes)
-    } else {
-        probing::reports(run)
-    };
+    run.observed.probes =
+        if run.probes.is_empty() { std::mem::take(&mut run.observed.probes) } else { probing::reports(run) };
     if run.injections.is_empty() {
         return;
     }
@@ -114,7 +117,8 @@ fn residue(run: &RunState, now: Now) -> (Residue, Option<Timestamp>) {
     if run.injections.iter().any(|t| t.status.phase == InjectionPhase::Residue) {
         return (Residue::Dirty, None);
     }
-    let open = run.injections.iter().filter(|t| t.sent && !t.recorded.by_agent && !t.status.phase.is_terminal());
+    let open =
+        run.injections.iter().filter(|t| t.sent && !t.recorded.by_agent && !t.status.phase.is_terminal());
     let bounds = open.map(|t| {
         let said = t.status.resolves_at_unix_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
         said.or_else(|| run.start.map(|s| now.wall_at(super::schedule::end_of(&s, t))))

@@ -99,7 +99,9 @@ pub fn resolve<'a>(
         found.targets.insert(&target.name, resolved);
     }
     for fault in &spec.faults {
-        let Some(on) = found.targets.get(fault.target.as_str()) else { continue };
+        let Some(on) = found.targets.get(fault.target.as_str()) else {
+            continue;
+        };
         let resolved = hits(state, fault, on, &mut found.refusals);
         found.faults.extend(resolved);
     }
@@ -117,7 +119,9 @@ fn pods<'a>(
     let seed = pick::seed(target.pick.as_ref(), &desired.run, &state.settings.cluster, name);
     let mut resolved = ResolvedTarget { target, matching: Vec::new(), picked: Vec::new(), seed };
     if target.pods.is_empty() || target.pods.namespaces.is_empty() {
-        let message = format!("target {name} selects everything: namespaces and labels, names or a workload are needed");
+        let message = format!(
+            "target {name} selects everything: namespaces and labels, names or a workload are needed"
+        );
         refusals.push(refuse(refusal::INVALID, message, "author", format!("narrow targets[{name}].pods")));
         return resolved;
     }
@@ -187,7 +191,8 @@ fn protected(
             || pod.labels.get(OWN_LABEL.0).is_some_and(|v| v == OWN_LABEL.1)
     };
     if let Some(pod) = resolved.picked.iter().find(ours) {
-        let message = format!("target {} would hit {}/{}, which is protected", target.name, pod.namespace, pod.name);
+        let message =
+            format!("target {} would hit {}/{}, which is protected", target.name, pod.namespace, pod.name);
         let cure = format!("select other pods in targets[{}]", target.name);
         refusals.push(refuse(refusal::PROTECTED, message, "author", cure));
     }
@@ -200,7 +205,8 @@ fn hits<'a>(
     refusals: &mut Vec<Refusal>,
 ) -> Option<ResolvedFault<'a>> {
     let name = &fault.name;
-    let invalid = |message: String| refuse(refusal::INVALID, message, "author", format!("correct faults[{name}]"));
+    let invalid =
+        |message: String| refuse(refusal::INVALID, message, "author", format!("correct faults[{name}]"));
     if on.target.is_peer_only() {
         refusals.push(invalid(format!("fault {name} acts on {}, which is PeerOnly", on.target.name)));
         return None;
@@ -217,13 +223,16 @@ fn hits<'a>(
     let mut problems = BTreeSet::new();
     for pod in &on.picked {
         if pod.host_network && kind.dotted().starts_with("network.") {
-            problems.insert((refusal::HOST_NETWORK, format!("{}/{} shares its node's network", pod.namespace, pod.name)));
+            problems.insert((
+                refusal::HOST_NETWORK,
+                format!("{}/{} shares its node's network", pod.namespace, pod.name),
+            ));
             continue;
         }
         match (backend(state, entry, pod), containers(entry, on.target, pod)) {
-            (Ok(backend), Ok(containers)) => resolved
-                .hits
-                .extend(containers.into_iter().map(|container| Hit { pod, container, backend })),
+            (Ok(backend), Ok(containers)) => {
+                resolved.hits.extend(containers.into_iter().map(|container| Hit { pod, container, backend }));
+            }
             (backend, containers) => problems.extend(backend.err().into_iter().chain(containers.err())),
         }
     }
@@ -244,7 +253,11 @@ fn cure(code: &str, fault: &str) -> (&'static str, String) {
     }
 }
 
-fn backend(state: &State, entry: &'static Entry, pod: &PodSeen) -> Result<&'static Backend, (&'static str, String)> {
+fn backend(
+    state: &State,
+    entry: &'static Entry,
+    pod: &PodSeen,
+) -> Result<&'static Backend, (&'static str, String)> {
     let none = |_: &str| false;
     if entry.made_by == "agent" {
         if pod.owner.kind == DECLARED {
@@ -274,7 +287,10 @@ fn containers(
         return Ok(vec![pod.containers.first().cloned()]);
     }
     if let Some(absent) = target.containers.iter().find(|c| !pod.containers.contains(c)) {
-        return Err((refusal::NO_TARGETS, format!("{}/{} has no container {absent}", pod.namespace, pod.name)));
+        return Err((
+            refusal::NO_TARGETS,
+            format!("{}/{} has no container {absent}", pod.namespace, pod.name),
+        ));
     }
     Ok(target.containers.iter().cloned().map(Some).collect())
 }

@@ -24,7 +24,9 @@ const MAX_STEPS: usize = 16;
 pub fn advance_all(state: &mut State, now: Now, out: &mut Vec<Effect>) {
     let ids: Vec<RunId> = state.runs.keys().cloned().collect();
     for id in ids {
-        let Some(mut run) = state.runs.remove(&id) else { continue };
+        let Some(mut run) = state.runs.remove(&id) else {
+            continue;
+        };
         for _ in 0..MAX_STEPS {
             let before = (run.stage, run.record_written, run.end.is_some());
             advance(state, &mut run, now, out);
@@ -33,6 +35,7 @@ pub fn advance_all(state: &mut State, now: Now, out: &mut Vec<Effect>) {
             }
         }
         if run.forget && run.stage == Stage::Finished {
+            state.remember_forgotten(id.clone());
             out.push(Effect::DeleteRecord(id));
         } else {
             state.runs.insert(id, run);
@@ -74,7 +77,14 @@ fn guard(state: &State, run: &mut RunState, now: Now) {
 }
 
 /// Ends a run; the first reason stands.
-pub fn end(run: &mut RunState, now: Now, outcome: Outcome, reason: &str, message: &str, revert: &'static str) {
+pub fn end(
+    run: &mut RunState,
+    now: Now,
+    outcome: Outcome,
+    reason: &str,
+    message: &str,
+    revert: &'static str,
+) {
     if run.end.is_some() || run.stage == Stage::Finished {
         return;
     }
@@ -91,11 +101,7 @@ fn awaiting_spec(state: &State, run: &mut RunState, now: Now, out: &mut Vec<Effe
         return missed(run, now, "the spec did not come in time", out);
     }
     let Some(spec) = run.spec.clone() else {
-        if state.link.up && state.link.accepted && !run.asked {
-            run.asked = true;
-            out.push(Effect::RequestSpec { hash: run.desired.spec_hash.clone() });
-        }
-        return;
+        return ask_spec(state, run, out);
     };
     match run.desired.intent {
         Intent::Plan => {
@@ -107,6 +113,14 @@ fn awaiting_spec(state: &State, run: &mut RunState, now: Now, out: &mut Vec<Effe
         }
         Intent::Start => run.stage = Stage::AwaitingClock { id: 0 },
         Intent::Stop | Intent::Forget => {}
+    }
+}
+
+/// Asks for the spec, once per session; after a restart too, for what it says of a lost link.
+fn ask_spec(state: &State, run: &mut RunState, out: &mut Vec<Effect>) {
+    if run.spec.is_none() && state.link.up && state.link.accepted && !run.asked {
+        run.asked = true;
+        out.push(Effect::RequestSpec { hash: run.desired.spec_hash.clone() });
     }
 }
 
@@ -128,7 +142,9 @@ fn awaiting_clock(state: &mut State, run: &mut RunState, id: u64, now: Now, out:
     if now.boottime_ms >= bounds.start_before_ms {
         return missed(run, now, "the assignment came too late", out);
     }
-    let (Some(spec), Some(inventory)) = (run.spec.clone(), state.inventory.clone()) else { return };
+    let (Some(spec), Some(inventory)) = (run.spec.clone(), state.inventory.clone()) else {
+        return;
+    };
     match admit::start(state, &inventory, run, &spec) {
         Err(refusals) => denied(run, now, refusals, out),
         Ok(injections) => {
@@ -144,7 +160,9 @@ fn awaiting_clock(state: &mut State, run: &mut RunState, id: u64, now: Now, out:
 /// The centre's clock was read on this connection: the bounds by ours, on the safe side.
 pub fn clock(state: &mut State, id: u64, centre_at: Timestamp, rtt_ms: u64, now: Now) {
     let asked = |run: &&mut RunState| run.stage == Stage::AwaitingClock { id } && id != 0;
-    let Some(run) = state.runs.values_mut().find(asked) else { return };
+    let Some(run) = state.runs.values_mut().find(asked) else {
+        return;
+    };
     // At the latest it is this late at the centre: its answer was made after we asked.
     let centre_ms = centre_at.as_millisecond().saturating_add(i64::try_from(rtt_ms).unwrap_or(i64::MAX));
     let bound = |at: Option<Timestamp>| {
@@ -207,9 +225,15 @@ fn begin(run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
 }
 
 fn running(state: &State, run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
-    if run.end.is_none() && !run.adopted && run.journalled() {
-        schedule::fire(state, run, now, out);
+    if run.end.is_none() && !run.adopted {
+        let late = run.start.is_some_and(|s| now.boottime_ms >= s.at_ms.saturating_add(schedule::LATE_MS));
+        if run.journalled() {
+            schedule::fire(state, run, now, out);
+        } else if late {
+            end(run, now, Outcome::Failed, "NotRecorded", "the record could not be written", "Stopped");
+        }
     }
+    ask_spec(state, run, out);
     nodes::read_back(state, run, now);
     judge(run, now);
     schedule::revert(state, run, now, out);
@@ -240,20 +264,28 @@ fn judge(run: &mut RunState, now: Now) {
             (InjectionPhase::Missed, _) if run.adopted => (Outcome::Aborted, "AgentRestart"),
             (InjectionPhase::Refused, _) => (Outcome::Failed, "InjectionRefused"),
             (InjectionPhase::Missed, _) => (Outcome::Failed, "InjectionMissed"),
-            (InjectionPhase::Failed, _) => (Outcome::Failed, "InjectionFailed"),
             (InjectionPhase::Residue, _) => (Outcome::Failed, "Residue"),
             (InjectionPhase::Reverted, Some(EndReason::DaemonDrain)) => (Outcome::Aborted, "DaemonDrain"),
             (InjectionPhase::Reverted, Some(EndReason::DaemonRestart)) => (Outcome::Aborted, "DaemonRestart"),
             (InjectionPhase::Reverted, Some(EndReason::Reboot)) => (Outcome::Aborted, "Reboot"),
             (InjectionPhase::Reverted, Some(EndReason::LinkLost)) => (Outcome::Aborted, "LinkLost"),
-            (InjectionPhase::Reverted, Some(EndReason::Error)) => (Outcome::Failed, "InjectionFailed"),
+            (InjectionPhase::Failed, _) | (InjectionPhase::Reverted, Some(EndReason::Error)) => {
+                (Outcome::Failed, "InjectionFailed")
+            }
             (InjectionPhase::Reverted, Some(EndReason::Stopped)) => (Outcome::Aborted, "Stopped"),
             _ => return None,
         };
         Some((word, format!("{}: {}", tracked.recorded.id, status.message)))
     });
     if let Some(((outcome, reason), message)) = found {
-        end(run, now, outcome, reason, &message, if outcome == Outcome::Halted { "Halted" } else { "Stopped" });
+        end(
+            run,
+            now,
+            outcome,
+            reason,
+            &message,
+            if outcome == Outcome::Halted { "Halted" } else { "Stopped" },
+        );
     }
 }
 
@@ -341,7 +373,8 @@ fn finish(run: &mut RunState, now: Now, end: &End, out: &mut Vec<Effect>) {
 /// Asks for the record to be written as the run stands now.
 pub fn persist(run: &mut RunState, state: RecordState, now: Now, out: &mut Vec<Effect>) {
     run.record_written += 1;
-    let deadline = run.start.map(|s| s.deadline).or_else(|| run.bounds.map(|b| now.wall_at(b.run_deadline_ms)));
+    let deadline =
+        run.start.map(|s| s.deadline).or_else(|| run.bounds.map(|b| now.wall_at(b.run_deadline_ms)));
     let record = RunRecordHeld {
         desired: run.desired.clone(),
         state,

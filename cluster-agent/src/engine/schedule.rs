@@ -92,7 +92,8 @@ pub fn revert(state: &State, run: &mut RunState, now: Now, out: &mut Vec<Effect>
         if done || !state.connected(node) {
             continue;
         }
-        let overdue = run.start.is_some_and(|s| now.boottime_ms >= end_of(&s, tracked).saturating_add(GRACE_MS));
+        let overdue =
+            run.start.is_some_and(|s| now.boottime_ms >= end_of(&s, tracked).saturating_add(GRACE_MS));
         let reason = match &run.end {
             Some(end) => end.revert,
             None if overdue => "Deadline",
@@ -120,7 +121,11 @@ pub fn is_over(run: &RunState, now: Now) -> bool {
 /// Running, or Reverting once the end is near for everything that was made.
 pub fn phase(run: &RunState, now: Now) -> ClusterPhase {
     let past = |start: Start| run.injections.iter().all(|t| now.boottime_ms >= end_of(&start, t));
-    if run.end.is_some() || run.start.is_some_and(past) { ClusterPhase::Reverting } else { ClusterPhase::Running }
+    if run.end.is_some() || run.start.is_some_and(past) {
+        ClusterPhase::Reverting
+    } else {
+        ClusterPhase::Running
+    }
 }
 
 /// The next instant at which time alone changes something for a run.
@@ -133,7 +138,7 @@ pub fn wake_at(state: &State, run: &RunState) -> Option<u64> {
     match run.stage {
         Stage::AwaitingSpec | Stage::AwaitingClock { .. } => instants.extend(run.arrival_bound_ms),
         Stage::Journalling | Stage::Baseline => instants.extend(run.bounds.map(|b| b.start_before_ms)),
-        Stage::Running if run.journalled() => instants.extend(running(run)),
+        Stage::Running => instants.extend(running(run)),
         Stage::Settling => instants.extend(probing::settle_by(run)),
         _ => {}
     }
@@ -145,7 +150,8 @@ fn running(run: &RunState) -> Option<u64> {
     let next = |tracked: &Tracked| {
         let end = end_of(&start, tracked);
         if !tracked.sent && run.end.is_none() {
-            return Some(start.at_ms.saturating_add(tracked.at_ms));
+            let wait = if run.journalled() { tracked.at_ms } else { LATE_MS };
+            return Some(start.at_ms.saturating_add(wait));
         }
         // Each of these passes once: the driver asks for what is still ahead.
         (!tracked.status.phase.is_terminal()).then(|| match tracked.status.phase {

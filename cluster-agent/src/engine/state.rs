@@ -1,6 +1,6 @@
 //! What the engine knows. One owner: the driver.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -14,6 +14,9 @@ use proto::wire::{HaltState, NodeHaltState};
 
 use super::probing::ProbeTally;
 use crate::cluster::{CeilingSeen, Inventory, LatchedHalts, LocalHalt, RecordedInjection};
+
+/// Dropped runs remembered.
+pub const FORGOTTEN_KEPT: usize = 1024;
 
 /// What does not change while this agent leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct State {
     pub halts: HaltsHeld,
     /// Runs.
     pub runs: BTreeMap<RunId, RunState>,
+    /// Runs that were dropped, the latest [`FORGOTTEN_KEPT`]: a late message does not bring them back.
+    pub forgotten: VecDeque<RunId>,
     /// Last id of a clock probe.
     pub last_clock_id: u64,
 }
@@ -221,6 +226,7 @@ impl State {
             nodes: BTreeMap::new(),
             halts: HaltsHeld::default(),
             runs: BTreeMap::new(),
+            forgotten: VecDeque::new(),
             last_clock_id: 0,
         }
     }
@@ -228,6 +234,16 @@ impl State {
     /// The boottime at which [`super::Event::Tick`] is due, if any.
     pub fn wake_at(&self) -> Option<u64> {
         self.runs.values().filter_map(|run| super::schedule::wake_at(self, run)).min()
+    }
+
+    /// Remembers a dropped run.
+    pub fn remember_forgotten(&mut self, run: RunId) {
+        if !self.forgotten.contains(&run) {
+            self.forgotten.push_back(run);
+        }
+        if self.forgotten.len() > FORGOTTEN_KEPT {
+            self.forgotten.pop_front();
+        }
     }
 
     /// Whether this node's daemon is connected.

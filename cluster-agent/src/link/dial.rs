@@ -60,7 +60,8 @@ impl Dial for Grpc {
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        let channel = endpoint.connect_with_connector(Connector::new(config)).await.map_err(|e| failed(&e))?;
+        let channel =
+            endpoint.connect_with_connector(Connector::new(config)).await.map_err(|e| failed(&e))?;
         let mut client = LinkClient::new(channel).max_decoding_message_size(4 * MAX_DOCUMENT_BYTES);
         let (up, outgoing) = mpsc::channel::<Up>(WINDOW);
         let (arrived, down) = mpsc::channel::<Down>(WINDOW);

@@ -31,14 +31,13 @@ pub async fn identity(
     let token = token.context("this cluster has no identity yet: a join token is needed")?;
     let cluster: ClusterId = token.cluster.parse().context("read the join token")?;
     let token_id = token.id.to_string();
-    let mut stored = match kept.filter(|k| k.token_id == token_id && k.cluster == cluster) {
-        Some(kept) => kept,
-        None => {
-            let key_pem = PrivateKey::generate()?.to_pem();
-            let fresh = StoredIdentity { cluster, token_id, key_pem, enrolled: None };
-            fresh.save(&**secrets).await?;
-            fresh
-        }
+    let mut stored = if let Some(kept) = kept.filter(|k| k.token_id == token_id && k.cluster == cluster) {
+        kept
+    } else {
+        let key_pem = PrivateKey::generate()?.to_pem();
+        let fresh = StoredIdentity { cluster, token_id, key_pem, enrolled: None };
+        fresh.save(&**secrets).await?;
+        fresh
     };
     let enrolled = enrol(token, &stored, cluster_uid).await?;
     stored.enrolled = Some(enrolled);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use certs::client::{self, Expect, Trust};
-use certs::{ClientConfig, Credential, Lifetime, PrivateKey, Protocol, Reloadable, ReloadableIdentity, TrustBundle};
+use certs::{
+    ClientConfig, Credential, Lifetime, PrivateKey, Protocol, Reloadable, ReloadableIdentity, TrustBundle,
+};
 use proto::ids::ClusterId;
 use serde::{Deserialize, Serialize};
 

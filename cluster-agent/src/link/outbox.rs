@@ -58,9 +58,11 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Nothing to say yet, as this leader.
-    pub fn new(epoch: u64) -> Self {
-        Self { epoch, pending: Mutex::default(), more: Notify::new() }
+    /// Nothing to say yet, as this leader. Sequence numbers go on after `last_seq`: where the epoch stays the same
+    /// over a restart, they must not begin anew, so the caller gives the time in milliseconds.
+    pub fn new(epoch: u64, last_seq: u64) -> Self {
+        let pending = Pending { seq: last_seq, ..Pending::default() };
+        Self { epoch, pending: Mutex::new(pending), more: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Pending> {
@@ -246,7 +248,7 @@ mod tests {
 
     #[test]
     fn only_the_latest_of_a_run_is_said_until_it_is_acknowledged() {
-        let outbox = Outbox::new(7);
+        let outbox = Outbox::new(7, 0);
         let run: RunId = "r1".parse().unwrap();
         for _ in 0..1000 {
             outbox.observed(word(ClusterPhase::Running));
@@ -267,7 +269,7 @@ mod tests {
 
     #[test]
     fn before_both_opt_ins_only_the_inventory_is_said() {
-        let outbox = Outbox::new(1);
+        let outbox = Outbox::new(1, 0);
         outbox.observed(word(ClusterPhase::Planned));
         assert!(!outbox.is_pending(false) && outbox.take(false).is_none());
         outbox.inventory(InventorySummary::default());
@@ -277,7 +279,7 @@ mod tests {
 
     #[test]
     fn stops_go_before_everything_and_the_list_after_its_objects() {
-        let outbox = Outbox::new(1);
+        let outbox = Outbox::new(1, 0);
         let object = AuthoredRef {
             kind: proto::wire::AuthoredKind::Run,
             namespace: "shop".parse().unwrap(),

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::identity::Credentials;
 
 /// No certificate to renew: the next look is far away.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+const NEVER: Duration = Duration::from_hours(365 * 24);
 
 /// What the session renews; nothing in tests over channels.
 #[derive(Debug, Default)]
@@ -48,7 +48,8 @@ impl Renewal {
 
     /// Takes the answer: keeps it, then uses it from the next connection on.
     pub async fn take(&mut self, chain_pem: String, bundle_pem: String) -> anyhow::Result<()> {
-        let credentials = self.credentials.as_mut().ok_or_else(|| anyhow::anyhow!("nothing was asked for"))?;
+        let credentials =
+            self.credentials.as_mut().ok_or_else(|| anyhow::anyhow!("nothing was asked for"))?;
         let key = self.key.take().ok_or_else(|| anyhow::anyhow!("nothing was asked for"))?;
         credentials.replace(&key, chain_pem, bundle_pem).await
     }

@@ -154,7 +154,7 @@ impl Open<'_> {
                 }
                 () = sleep_until(lost_at) => return Ended::Lost("no heartbeat".to_owned()),
                 () = sleep_until(renew_at) => {
-                    renew_at = Instant::now() + Duration::from_secs(60);
+                    renew_at = Instant::now() + Duration::from_mins(1);
                     if let Some(csr_pem) = renewal.request() {
                         let _ = up.try_send(Up::Renew { csr_pem });
                     }
@@ -193,7 +193,12 @@ impl Open<'_> {
                 };
             }
             Down::Nack(nack) => {
-                tracing::warn!(run = nack.run, code = nack.code, detail = nack.detail, "the centre refused a message");
+                tracing::warn!(
+                    run = nack.run,
+                    code = nack.code,
+                    detail = nack.detail,
+                    "the centre refused a message"
+                );
                 return None;
             }
             Down::Welcome(_) => return None,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use certs::server::{self, ClientAuth};
 use certs::{
-    Acceptor, ConnInfo, Csr, PeerRules, Protocol, Reloadable, ReloadableIdentity, Revocations, Role, TrustBundle,
+    Acceptor, ConnInfo, Csr, PeerRules, Protocol, Reloadable, ReloadableIdentity, Revocations, Role,
+    TrustBundle,
 };
 use proto::api::node as pb;
 use proto::api::node::node_link_server::{NodeLink, NodeLinkServer};
@@ -15,8 +16,8 @@ use proto::wire::{MAX_DOCUMENT_BYTES, NodeDown, NodeUp};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::authority::NodeAuthority;
@@ -27,10 +28,10 @@ use crate::cluster::NodeAuth;
 /// Messages under way in each direction before the sender waits, or the session ends.
 const WINDOW: usize = 256;
 /// A node's certificate.
-const NODE_LEAF: Duration = Duration::from_secs(24 * 3600);
+const NODE_LEAF: Duration = Duration::from_hours(24);
 /// The server's own certificate is made anew well before its end.
-const SERVER_LEAF: Duration = Duration::from_secs(48 * 3600);
-const SERVER_RENEWAL: Duration = Duration::from_secs(12 * 3600);
+const SERVER_LEAF: Duration = Duration::from_hours(48);
+const SERVER_RENEWAL: Duration = Duration::from_hours(12);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// What the server needs.
@@ -118,9 +119,13 @@ impl Service {
 
 #[tonic::async_trait]
 impl NodeLink for Service {
-    type LinkStream = tokio_stream::adapters::Map<ReceiverStream<NodeDown>, fn(NodeDown) -> Result<pb::NodeDown, Status>>;
+    type LinkStream =
+        tokio_stream::adapters::Map<ReceiverStream<NodeDown>, fn(NodeDown) -> Result<pb::NodeDown, Status>>;
 
-    async fn enrol(&self, request: Request<pb::NodeEnrolRequest>) -> Result<Response<pb::NodeEnrolReply>, Status> {
+    async fn enrol(
+        &self,
+        request: Request<pb::NodeEnrolRequest>,
+    ) -> Result<Response<pb::NodeEnrolReply>, Status> {
         let request = request.into_inner();
         let node = self.auth.node_of(&request.token).await.map_err(|error| {
             tracing::warn!(%error, "a node daemon was refused");
@@ -142,7 +147,10 @@ impl NodeLink for Service {
         Ok(Response::new(pb::NodeEnrolReply { node, chain_pem: leaf.chain_pem, bundle_pem }))
     }
 
-    async fn link(&self, request: Request<Streaming<pb::NodeUp>>) -> Result<Response<Self::LinkStream>, Status> {
+    async fn link(
+        &self,
+        request: Request<Streaming<pb::NodeUp>>,
+    ) -> Result<Response<Self::LinkStream>, Status> {
         let node = self.node(&request)?;
         let mut stream = request.into_inner();
         let (arrived, up) = mpsc::channel::<NodeUp>(WINDOW);

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::wire::{NodeDown, NodeHaltState, NodeHello, NodeUp};
 use proto::injection::InjectionStatus;
+use proto::wire::{NodeDown, NodeHaltState, NodeHello, NodeUp};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;

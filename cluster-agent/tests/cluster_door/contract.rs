@@ -157,7 +157,10 @@ async fn authored_objects_come_go_and_bear_a_status<S: Stage>(stage: S) {
     stage.author("r1").await;
     let objects = found(&stage, |o| o.len() == 1).await;
     let object = objects[0].clone();
-    assert_eq!((object.kind, object.namespace.as_str(), object.name.as_str()), (AuthoredKind::Run, "shop", "r1"));
+    assert_eq!(
+        (object.kind, object.namespace.as_str(), object.name.as_str()),
+        (AuthoredKind::Run, "shop", "r1")
+    );
     assert!(!object.uid.is_empty());
     let body = {
         let set = stage.doors().sight.authored().borrow().clone().unwrap();

@@ -32,7 +32,7 @@ use tokio::time::{Instant, timeout};
 
 pub(crate) const NODE: &str = "n1";
 /// Longer than anything here takes, in paused time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(10);
 
 #[derive(Debug)]
 pub(crate) struct PausedClock(Instant);
@@ -94,7 +94,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) async fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let memory = Memory::new();
         memory.set_inventory(inventory(4));
         memory.set_ceiling(ceiling());
@@ -165,7 +165,9 @@ impl Agent {
         self.nodes.send(connection).await.unwrap();
         let mut capabilities = NodeCapabilities::default();
         for name in [capability::CRI, capability::NFT_SETS, capability::NFQUEUE, capability::KEEPER] {
-            capabilities.capabilities.insert(name.into(), CapabilityState { present: true, detail: String::new() });
+            capabilities
+                .capabilities
+                .insert(name.into(), CapabilityState { present: true, detail: String::new() });
         }
         let hello = NodeHello {
             node: NODE.into(),
@@ -185,7 +187,10 @@ impl Agent {
 
 impl Centre {
     pub(crate) async fn next(&mut self) -> Up {
-        timeout(PATIENCE, self.up.recv()).await.expect("the agent says something").expect("the session is open")
+        timeout(PATIENCE, self.up.recv())
+            .await
+            .expect("the agent says something")
+            .expect("the session is open")
     }
 
     /// Answers what a centre answers until `until` holds for the latest of the run.
@@ -253,7 +258,10 @@ impl Centre {
 
 impl Daemon {
     pub(crate) async fn next(&mut self) -> NodeDown {
-        timeout(PATIENCE, self.down.recv()).await.expect("the agent says something").expect("the session is open")
+        timeout(PATIENCE, self.down.recv())
+            .await
+            .expect("the agent says something")
+            .expect("the session is open")
     }
 
     pub(crate) async fn inject(&mut self) -> Inject {
@@ -293,7 +301,11 @@ impl Daemon {
     }
 }
 
-pub(crate) fn word(injection: &Injection, phase: InjectionPhase, reason: Option<EndReason>) -> InjectionStatus {
+pub(crate) fn word(
+    injection: &Injection,
+    phase: InjectionPhase,
+    reason: Option<EndReason>,
+) -> InjectionStatus {
     let made = matches!(phase, InjectionPhase::Injected | InjectionPhase::Reverted);
     InjectionStatus {
         id: injection.id.clone(),
@@ -349,7 +361,7 @@ pub(crate) fn ceiling() -> CeilingSeen {
     }))
 }
 
-pub(crate) fn spec(fault: Value) -> Value {
+pub(crate) fn spec(fault: &Value) -> Value {
     let mut with = json!({ "name": "late", "target": "payments" });
     with.as_object_mut().unwrap().extend(fault.as_object().unwrap().clone());
     json!({
@@ -365,7 +377,7 @@ pub(crate) fn spec(fault: Value) -> Value {
 }
 
 pub(crate) fn delay() -> Value {
-    spec(json!({ "for": "30s", "network": { "delay": { "latency": "200ms" } } }))
+    spec(&json!({ "for": "30s", "network": { "delay": { "latency": "200ms" } } }))
 }
 
 pub(crate) fn desired(run: &str, spec: &Value) -> Desired {

@@ -6,11 +6,13 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::fixture::{Agent, delay, spec, word};
-use cluster_agent::cluster::RecordState;
+use cluster_agent::cluster::{LocalHalt, RecordState};
+use proto::halt::HaltLevel;
+use proto::wire::{Down, NodeDown, Up};
 
 #[tokio::test(start_paused = true)]
 async fn plan_start_injected_reverted_finished() {
-    let agent = Agent::start().await;
+    let agent = Agent::start();
     let spec = delay();
     let mut daemon = agent.node(vec![]).await;
     let mut beats = JoinSet::new();
@@ -44,7 +46,7 @@ async fn plan_start_injected_reverted_finished() {
 
 #[tokio::test(start_paused = true)]
 async fn a_start_that_comes_late_by_the_centres_clock_is_missed() {
-    let agent = Agent::start().await;
+    let agent = Agent::start();
     let spec = delay();
     let mut daemon = agent.node(vec![]).await;
     let mut centre = agent.connect(&spec).await;
@@ -63,7 +65,7 @@ async fn a_start_that_comes_late_by_the_centres_clock_is_missed() {
 
 #[tokio::test(start_paused = true)]
 async fn stop_reverts_and_is_absorbing() {
-    let agent = Agent::start().await;
+    let agent = Agent::start();
     let spec = delay();
     let mut daemon = agent.node(vec![]).await;
     let mut beats = JoinSet::new();
@@ -93,7 +95,7 @@ async fn stop_reverts_and_is_absorbing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_restarted_agent_watches_and_never_starts_again() {
-    let agent = Agent::start().await;
+    let agent = Agent::start();
     let spec = delay();
     let mut daemon = agent.node(vec![]).await;
     let mut beats = JoinSet::new();
@@ -123,8 +125,8 @@ async fn a_restarted_agent_watches_and_never_starts_again() {
 
 #[tokio::test(start_paused = true)]
 async fn pod_kill_is_read_back_from_the_inventory() {
-    let agent = Agent::start().await;
-    let spec = spec(json!({ "pod": { "kill": {} } }));
+    let agent = Agent::start();
+    let spec = spec(&json!({ "pod": { "kill": {} } }));
     let mut centre = agent.connect(&spec).await;
     let start = centre.plan("r1", &spec).await;
     centre.want(&start).await;
@@ -132,4 +134,86 @@ async fn pod_kill_is_read_back_from_the_inventory() {
     assert_eq!(over.outcome, Some(Outcome::Completed), "{over:?}");
     assert_eq!((over.counts.injected, over.counts.reverted), (1, 1));
     assert_eq!(agent.memory.snapshot().deleted.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_session_is_dialled_again_and_what_was_not_acknowledged_is_said_again() {
+    let agent = Agent::start();
+    let spec = delay();
+    let _daemon = agent.node(vec![]).await;
+    let mut centre = agent.connect(&spec).await;
+    let desired = super::fixture::desired("r1", &spec);
+    centre.want(&desired).await;
+    // The plan is said but never acknowledged, and no heartbeat is answered.
+    loop {
+        match centre.next().await {
+            Up::SpecRequest { hash } => {
+                let body = serde_json::to_vec(&spec).unwrap();
+                centre.down.send(Down::Spec { hash, body }).await.unwrap();
+            }
+            Up::Observed { observed, .. } if observed.phase == ClusterPhase::Planned => break,
+            _ => {}
+        }
+    }
+    let mut again = agent.connect(&spec).await;
+    let planned = again.until("r1", |o| o.phase == ClusterPhase::Planned).await;
+    assert!(planned.plan.is_some());
+    // The old session was given up for want of heartbeats.
+    while centre.up.recv().await.is_some() {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_halt_object_ends_what_runs_and_is_told_to_the_daemon() {
+    let agent = Agent::start();
+    let spec = delay();
+    let mut daemon = agent.node(vec![]).await;
+    let mut beats = JoinSet::new();
+    daemon.beat(&mut beats);
+    let mut centre = agent.connect(&spec).await;
+    let start = centre.plan("r1", &spec).await;
+    centre.want(&start).await;
+    centre.until("r1", |o| o.phase >= ClusterPhase::Running).await;
+    let inject = daemon.inject().await;
+    daemon.say(word(&inject.injection, InjectionPhase::Injected, None)).await;
+    centre.until("r1", |o| o.counts.active == 1).await;
+    let at = super::fixture::PausedClock::wall_at_zero();
+    let halt = LocalHalt { name: "stop".into(), reason: "enough".into(), namespace: None, at };
+    agent.memory.set_local_halts(vec![halt]);
+    let mut told = false;
+    loop {
+        match daemon.next().await {
+            NodeDown::Halts { halts, .. } => told |= halts.iter().any(|h| h.reason == "enough"),
+            NodeDown::Revert { reason, .. } => {
+                assert_eq!(reason, "Halted");
+                break;
+            }
+            _ => {}
+        }
+    }
+    assert!(told);
+    assert_eq!(agent.memory.snapshot().halt_levels.get("stop"), Some(&HaltLevel::Latched));
+    daemon.say(word(&inject.injection, InjectionPhase::Reverted, Some(EndReason::Halted))).await;
+    let over = centre.until("r1", |o| o.phase == ClusterPhase::Finished).await;
+    assert_eq!((over.outcome, over.residue), (Some(Outcome::Halted), Residue::Clean));
+    while agent.memory.snapshot().halt_levels.get("stop") != Some(&HaltLevel::Clean) {
+        centre.serve().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_made_while_the_record_cannot_be_written() {
+    let agent = Agent::start();
+    let spec = delay();
+    let mut daemon = agent.node(vec![]).await;
+    let mut beats = JoinSet::new();
+    daemon.beat(&mut beats);
+    let mut centre = agent.connect(&spec).await;
+    let start = centre.plan("r1", &spec).await;
+    agent.memory.break_method("put");
+    centre.want(&start).await;
+    let over = centre.until("r1", |o| o.phase == ClusterPhase::Finished).await;
+    assert_eq!(over.outcome, Some(Outcome::Missed), "{over:?}");
+    while let Ok(message) = daemon.down.try_recv() {
+        assert!(!matches!(message, NodeDown::Inject(_)), "{message:?}");
+    }
 }

@@ -21,7 +21,9 @@ fn target(pod: &Pod) -> TargetRef {
 
 #[tokio::test]
 async fn only_the_pod_of_that_uid_is_deleted() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let agent = member.run("agent-0");
     let acts = agent.doors.acts.clone();
     let first = target(&member.pod(&member.shop, "web", "", json!({})).await);
@@ -32,7 +34,8 @@ async fn only_the_pod_of_that_uid_is_deleted() {
     let second = target(&member.pod(&member.shop, "web", "nowhere", json!({})).await);
     assert_eq!(acts.delete_pod(&first, Some(0)).await, Ok(PodDeletion::Gone));
     let mut seen = agent.doors.sight.inventory();
-    shown(&mut seen, "the successor", |now| now.pods.get(&second.uid).is_some_and(|pod| !pod.terminating)).await;
+    shown(&mut seen, "the successor", |now| now.pods.get(&second.uid).is_some_and(|pod| !pod.terminating))
+        .await;
 
     // With a grace and a node, it is the kubelet's to end; asking again is fine.
     for _ in 0..2 {
@@ -46,7 +49,9 @@ async fn only_the_pod_of_that_uid_is_deleted() {
 
 #[tokio::test]
 async fn the_apiserver_refuses_what_the_ceiling_does_not_cover() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let elsewhere = format!("{}-elsewhere", member.own);
     let namespaces: Api<Namespace> = Api::all(member.admin.clone());
     let namespace = named(json!({ "metadata": { "name": elsewhere } }));

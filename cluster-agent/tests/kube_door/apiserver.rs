@@ -68,7 +68,9 @@ fn components() -> Option<PathBuf> {
         (folder.join("helm").is_file(), folder.join("helm").display().to_string()),
     ] {
         if !there {
-            eprintln!("SKIPPED: no {what}: e2e/lab/components.sh builds it, FAULTLINE_COMPONENTS names its folder");
+            eprintln!(
+                "SKIPPED: no {what}: e2e/lab/components.sh builds it, FAULTLINE_COMPONENTS names its folder"
+            );
             return None;
         }
     }

@@ -41,7 +41,9 @@ async fn selects(member: &Member, wanted: &[&str]) {
 
 #[tokio::test]
 async fn the_lead_is_handed_over_and_epochs_grow() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let a = agent(&member, "agent-a").await;
     assert_eq!(a.active().await, 1);
     selects(&member, &["agent-a"]).await;
@@ -65,7 +67,11 @@ async fn the_lead_is_handed_over_and_epochs_grow() {
     let since = Instant::now();
     let next = c.active().await;
     assert!(next > epoch, "{next} > {epoch}");
-    assert!(since.elapsed() >= Duration::from_secs(2), "not before the lease was over: {:?}", since.elapsed());
+    assert!(
+        since.elapsed() >= Duration::from_secs(2),
+        "not before the lease was over: {:?}",
+        since.elapsed()
+    );
     selects(&member, &["agent-c"]).await;
 
     // The same pod, another process: another epoch, at once.
@@ -85,11 +91,14 @@ async fn the_lead_is_handed_over_and_epochs_grow() {
 
 #[tokio::test]
 async fn a_leader_that_was_replaced_stands_by() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let a = agent(&member, "agent-a").await;
     let epoch = a.active().await;
     let leases = member.api::<Lease>(&member.own);
-    let taken = json!({ "spec": { "holderIdentity": "agent-z", "leaseTransitions": 7, "leaseDurationSeconds": 1 } });
+    let taken =
+        json!({ "spec": { "holderIdentity": "agent-z", "leaseTransitions": 7, "leaseDurationSeconds": 1 } });
     leases.patch("faultline-agent", &PatchParams::default(), &Patch::Merge(&taken)).await.unwrap();
     a.becomes("standing by", |seen| *seen == Leadership::Standby).await;
     // The other one never renews, so it leads again: in a later epoch than either's.
@@ -126,7 +135,9 @@ fn record() -> RunRecordHeld {
 
 #[tokio::test]
 async fn without_an_apiserver_a_leader_is_stop_only_and_leads_on_when_it_is_back() {
-    let Some(mut server) = Apiserver::start().await else { return };
+    let Some(mut server) = Apiserver::start().await else {
+        return;
+    };
     let member = Member::on(&server).await;
     let a = agent(&member, "agent-a").await;
     let epoch = a.active().await;
@@ -165,11 +176,16 @@ async fn without_an_apiserver_a_leader_is_stop_only_and_leads_on_when_it_is_back
 
 #[tokio::test]
 async fn an_agent_may_start_before_its_apiserver() {
-    let Some(mut server) = Apiserver::start().await else { return };
+    let Some(mut server) = Apiserver::start().await else {
+        return;
+    };
     let member = Member::on(&server).await;
     server.kill_api();
     let a = member.run("agent-a");
-    let early = tokio::time::timeout(Duration::from_secs(1), a.becomes("anything", |seen| *seen != Leadership::Standby));
+    let early = tokio::time::timeout(
+        Duration::from_secs(1),
+        a.becomes("anything", |seen| *seen != Leadership::Standby),
+    );
     assert!(early.await.is_err() && a.doors.sight.inventory().borrow().is_none());
     server.restart_api().await;
     a.active().await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use cluster_agent::cluster::kube::{Kube, LeaseTiming, Settings};
 use cluster_agent::cluster::{Doors, Leadership};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::apiserver::{Apiserver, shared};
 
 /// Nothing here takes so long, even on a busy machine.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_mins(1);
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) struct Member {
@@ -35,7 +36,7 @@ pub(crate) struct Member {
     pub(crate) agent: Client,
     api_host: Option<String>,
     /// Kept running while this is there.
-    _server: Option<Arc<Apiserver>>,
+    server: Option<Arc<Apiserver>>,
 }
 
 impl Member {
@@ -43,18 +44,28 @@ impl Member {
     pub(crate) async fn start() -> Option<Self> {
         let server = shared().await?;
         let mut member = Self::on(&server).await;
-        member._server = Some(server);
+        member.server = Some(server);
         Some(member)
     }
 
     /// One on this apiserver.
     pub(crate) async fn on(server: &Apiserver) -> Self {
+        Self::with(server, None).await
+    }
+
+    /// One on this apiserver whose Roles cover this namespace.
+    pub(crate) async fn aiming_at(server: &Apiserver, shop: &str) -> Self {
+        Self::with(server, Some(shop)).await
+    }
+
+    async fn with(server: &Apiserver, shop: Option<&str>) -> Self {
         let own = format!("fl-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let shop = format!("{own}-shop");
+        let shop = shop.map_or_else(|| format!("{own}-shop"), str::to_owned);
         let admin = server.admin().await;
         let namespaces: Api<Namespace> = Api::all(admin.clone());
         for name in [&own, &shop] {
-            namespaces.create(&PostParams::default(), &named(json!({ "metadata": { "name": name } }))).await.unwrap();
+            let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+            namespaces.patch(name, &PatchParams::apply("test"), &Patch::Apply(&namespace)).await.unwrap();
         }
         let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), &own);
         for name in ["faultline-agent", "faultline-node", "other"] {
@@ -64,7 +75,8 @@ impl Member {
         grant_roles(server.folder(), &admin, &own, &shop).await;
         let token = token(&admin, &own, "faultline-agent", None, None).await;
         let (agent, api_host) = server.client(&token).await;
-        Self { admin, own, shop, agent, api_host, _server: None }
+        roles_count(&agent, &own, &shop).await;
+        Self { admin, own, shop, agent, api_host, server: None }
     }
 
     pub(crate) fn settings(&self, pod: &str) -> Settings {
@@ -108,7 +120,13 @@ impl Member {
     }
 
     /// Makes an object of ours with this spec.
-    pub(crate) async fn write(&self, kind: &str, namespace: Option<&str>, name: &str, spec: &Value) -> DynamicObject {
+    pub(crate) async fn write(
+        &self,
+        kind: &str,
+        namespace: Option<&str>,
+        name: &str,
+        spec: &Value,
+    ) -> DynamicObject {
         let object = object(kind, name, spec);
         self.ours(kind, namespace).create(&PostParams::default(), &object).await.unwrap()
     }
@@ -141,7 +159,9 @@ pub(crate) fn named<T: DeserializeOwned>(raw: Value) -> T {
 }
 
 pub(crate) fn object(kind: &str, name: &str, spec: &Value) -> DynamicObject {
-    named(json!({ "apiVersion": "faultline.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec }))
+    named(
+        json!({ "apiVersion": "faultline.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec }),
+    )
 }
 
 /// A real token of a service account.
@@ -173,7 +193,14 @@ async fn grant_roles(folder: &Path, admin: &Client, own: &str, shop: &str) {
     let ceiling = json!({ "namespaces": [shop], "kinds": ["pod.kill"] });
     let mut helm = Command::new(folder.join("helm"));
     helm.args(["template", "faultline"]).arg(chart).args(["--namespace", own, "--kube-version", "1.34.0"]);
-    helm.args(["-s", "templates/agent-rbac.yaml", "-s", "templates/agent-guard.yaml", "-s", "templates/ceiling.yaml"]);
+    helm.args([
+        "-s",
+        "templates/agent-rbac.yaml",
+        "-s",
+        "templates/agent-guard.yaml",
+        "-s",
+        "templates/ceiling.yaml",
+    ]);
     let output = helm.arg("--set-json").arg(format!("ceiling={ceiling}")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
@@ -200,6 +227,28 @@ async fn grant_roles(folder: &Path, admin: &Client, own: &str, shop: &str) {
         applied += 1;
     }
     assert!(applied >= 10, "the chart's roles: {applied}");
+}
+
+/// Roles count only when the apiserver's authorizer has seen them.
+async fn roles_count(agent: &Client, own: &str, shop: &str) {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(agent.clone());
+    for (namespace, group, resource, name, verb) in [
+        (Some(shop), "", "pods", "", "delete"),
+        (Some("default"), "discovery.k8s.io", "endpointslices", "kubernetes", "get"),
+        (Some(own), "faultline.dev", "faultrecords", "", "create"),
+        (None, "apps", "replicasets", "", "watch"),
+    ] {
+        let attributes = json!({ "namespace": namespace, "group": group, "resource": resource, "name": name, "verb": verb });
+        let review: SelfSubjectAccessReview = named(json!({ "spec": { "resourceAttributes": attributes } }));
+        let allowed = async {
+            let mut tick = tokio::time::interval(Duration::from_millis(50));
+            while !reviews.create(&PostParams::default(), &review).await.unwrap().status.unwrap().allowed {
+                tick.tick().await;
+            }
+        };
+        let in_time = tokio::time::timeout(BOUND, allowed).await;
+        assert!(in_time.is_ok(), "the chart's roles allow to {verb} {resource} in {namespace:?}");
+    }
 }
 
 /// A door at work; stops when dropped, without giving anything back (as a process that died).
@@ -241,11 +290,9 @@ pub(crate) async fn eventually<T: Clone + std::fmt::Debug>(
     what: &str,
     wanted: impl FnMut(&T) -> bool,
 ) -> T {
-    let found = tokio::time::timeout(BOUND, seen.wait_for(wanted)).await.map(|found| found.unwrap().clone());
-    match found {
-        Ok(found) => found,
-        Err(_) => panic!("{what} within {BOUND:?}; seen last: {:?}", seen.borrow()),
-    }
+    let found =
+        tokio::time::timeout(BOUND, seen.wait_for(wanted)).await.ok().map(|found| found.unwrap().clone());
+    found.unwrap_or_else(|| panic!("{what} within {BOUND:?}; seen last: {:?}", seen.borrow()))
 }
 
 /// As [`eventually`], for what is shown after the first complete list.

@@ -15,7 +15,9 @@ async fn daemon(member: &Member, namespace: &str, name: &str, node: &str, accoun
 
 #[tokio::test]
 async fn a_daemons_token_names_its_node_until_its_pod_is_gone() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let door = member.door("agent-0");
     let own = member.own.as_str();
     let pod = daemon(&member, own, "daemon", "node-7", "faultline-node").await;
@@ -36,7 +38,9 @@ fn refused(answer: &Result<String, Error>) {
 
 #[tokio::test]
 async fn any_other_token_is_refused() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let door = member.door("agent-0");
     let (own, shop) = (member.own.as_str(), member.shop.as_str());
     let pod = daemon(&member, own, "daemon", "node-7", "faultline-node").await;

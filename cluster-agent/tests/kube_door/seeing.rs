@@ -1,6 +1,6 @@
 //! What an agent sees: inventory with owner chains, Ceiling, Halt objects, authored objects as they are.
 
-use cluster_agent::cluster::{CeilingSeen, PodSeen, Sight};
+use cluster_agent::cluster::{AuthoredSet, CeilingSeen, Inventory, Sight};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
@@ -17,49 +17,63 @@ fn controlled(kind: &str, name: &str, uid: &str) -> Value {
         { "apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid, "controller": true }] } })
 }
 
-#[tokio::test]
-async fn the_inventory_follows_pods_to_the_top_of_their_owners() {
-    let Some(member) = Member::start().await else { return };
+/// Makes a ready node, and gives back its name.
+async fn node(member: &Member) -> String {
     let nodes: Api<Node> = Api::all(member.admin.clone());
-    let node = format!("node-of-{}", member.own);
-    nodes.create(&PostParams::default(), &named(json!({ "metadata": { "name": node } }))).await.unwrap();
+    let name = format!("node-of-{}", member.own);
+    let node = named(json!({ "metadata": { "name": name } }));
+    nodes.create(&PostParams::default(), &node).await.unwrap();
     let ready = json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
-    nodes.patch_status(&node, &PatchParams::default(), &Patch::Merge(&ready)).await.unwrap();
+    nodes.patch_status(&name, &PatchParams::default(), &Patch::Merge(&ready)).await.unwrap();
+    name
+}
 
-    let sets: Api<ReplicaSet> = member.api(&member.shop);
-    let template = json!({ "metadata": { "labels": { "app": "a" } },
-        "spec": { "containers": [{ "name": "app", "image": "none" }] } });
-    let set = sets.create(&PostParams::default(), &named(json!({
-        "metadata": { "name": "web-1", "ownerReferences": [
-            { "apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "d-1", "controller": true }] },
-        "spec": { "selector": { "matchLabels": { "app": "a" } }, "template": template } }))).await.unwrap();
-    let jobs: Api<Job> = member.api(&member.shop);
-    let mut job_template = template.clone();
-    job_template["spec"]["restartPolicy"] = json!("Never");
-    let job = jobs.create(&PostParams::default(), &named(json!({
-        "metadata": { "name": "nightly-1", "ownerReferences": [
-            { "apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly", "uid": "c-1", "controller": true }] },
-        "spec": { "template": job_template } }))).await.unwrap();
-
-    let agent = member.run("agent-0");
-    let mut seen = agent.doors.sight.inventory();
+/// Makes the ReplicaSet `web-1` of the Deployment `web`, and a pod of it.
+async fn web(member: &Member, node: &str) -> String {
+    let mut set = controlled("Deployment", "web", "d-1");
+    set["metadata"]["name"] = json!("web-1");
+    set["spec"] = json!({ "selector": { "matchLabels": { "app": "a" } }, "template": {
+        "metadata": { "labels": { "app": "a" } }, "spec": { "containers": [{ "name": "app", "image": "none" }] } } });
+    let set =
+        member.api::<ReplicaSet>(&member.shop).create(&PostParams::default(), &named(set)).await.unwrap();
     let mut owned = controlled("ReplicaSet", "web-1", set.metadata.uid.as_deref().unwrap());
     owned["metadata"]["labels"] = json!({ "app": "a" });
-    let web = member.pod(&member.shop, "web-1-x", &node, owned).await.metadata.uid.unwrap();
-    let owned = controlled("Job", "nightly-1", job.metadata.uid.as_deref().unwrap());
-    let nightly = member.pod(&member.shop, "nightly-1-x", "", owned).await.metadata.uid.unwrap();
-    let bare = member.pod(&member.shop, "bare", &node, json!({})).await.metadata.uid.unwrap();
-    let all = [&web, &nightly, &bare];
-    let inventory = shown(&mut seen, "three pods", |now| all.iter().all(|uid| now.pods.contains_key(*uid))).await;
+    member.pod(&member.shop, "web-1-x", node, owned).await.metadata.uid.unwrap()
+}
 
-    let owner = |uid: &str| -> (String, String) {
-        let owner = &inventory.pods[uid].owner;
-        (owner.kind.clone(), owner.uid.clone())
+/// Makes the Job `nightly-1` of the CronJob `nightly`, and a pod of it that is on no node.
+async fn nightly(member: &Member) -> String {
+    let mut job = controlled("CronJob", "nightly", "c-1");
+    job["metadata"]["name"] = json!("nightly-1");
+    job["spec"] = json!({ "template": { "spec": { "restartPolicy": "Never",
+        "containers": [{ "name": "app", "image": "none" }] } } });
+    let job = member.api::<Job>(&member.shop).create(&PostParams::default(), &named(job)).await.unwrap();
+    let owned = controlled("Job", "nightly-1", job.metadata.uid.as_deref().unwrap());
+    member.pod(&member.shop, "nightly-1-x", "", owned).await.metadata.uid.unwrap()
+}
+
+#[tokio::test]
+async fn the_inventory_follows_pods_to_the_top_of_their_owners() {
+    let Some(member) = Member::start().await else {
+        return;
     };
-    assert_eq!(owner(&web), ("Deployment".into(), "d-1".into()));
-    assert_eq!(owner(&nightly), ("CronJob".into(), "c-1".into()));
-    assert_eq!(owner(&bare), ("Pod".into(), bare.clone()));
-    assert_eq!((inventory.pods[&web].node.as_str(), inventory.pods[&nightly].node.as_str()), (node.as_str(), ""));
+    let node = node(&member).await;
+    let agent = member.run("agent-0");
+    let (web, nightly) = (web(&member, &node).await, nightly(&member).await);
+    let bare = member.pod(&member.shop, "bare", &node, json!({})).await.metadata.uid.unwrap();
+    let owner = |now: &Inventory, uid: &str| -> Option<(String, String)> {
+        now.pods.get(uid).map(|pod| (pod.owner.kind.clone(), pod.owner.uid.clone()))
+    };
+    // A pod may be seen a moment before what owns it.
+    let inventory = shown(&mut agent.doors.sight.inventory(), "owners of three pods", |now| {
+        owner(now, &web) == Some(("Deployment".into(), "d-1".into()))
+            && owner(now, &nightly) == Some(("CronJob".into(), "c-1".into()))
+            && owner(now, &bare) == Some(("Pod".into(), bare.clone()))
+    })
+    .await;
+
+    assert_eq!(inventory.pods[&web].node, node);
+    assert_eq!(inventory.pods[&nightly].node, "");
     assert_eq!(inventory.pods[&web].labels["app"], "a");
     assert_eq!(inventory.pods[&web].containers, ["app"]);
     assert!(inventory.nodes[&node].ready);
@@ -67,13 +81,29 @@ async fn the_inventory_follows_pods_to_the_top_of_their_owners() {
     let system = Api::<Namespace>::all(member.admin.clone()).get("kube-system").await.unwrap();
     assert_eq!(Some(&inventory.cluster_uid), system.metadata.uid.as_ref());
     for address in ["127.0.0.1", "10.250.0.1", ADVERTISED] {
-        assert!(inventory.api_addresses.contains(&address.parse().unwrap()), "{:?}", inventory.api_addresses);
+        let known = &inventory.api_addresses;
+        assert!(known.contains(&address.parse().unwrap()), "{address} in {known:?}");
     }
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_is_seen_through_its_life() {
+    let Some(member) = Member::start().await else {
+        return;
+    };
+    let node = node(&member).await;
+    let web = web(&member, &node).await;
+    let agent = member.run("agent-0");
+    let mut seen = agent.doors.sight.inventory();
+    shown(&mut seen, "the pod", |now| now.pods.contains_key(&web)).await;
 
     // The deployment goes, its ReplicaSet first: the pod that is still there is still the deployment's.
+    let sets: Api<ReplicaSet> = member.api(&member.shop);
     sets.delete("web-1", &DeleteParams::default()).await.unwrap();
     let pods: Api<Pod> = member.api(&member.shop);
-    let running = json!({ "status": { "phase": "Running", "podIP": "10.1.2.3", "podIPs": [{ "ip": "10.1.2.3" }] } });
+    let addresses = json!([{ "ip": "10.1.2.3" }]);
+    let running = json!({ "status": { "phase": "Running", "podIP": "10.1.2.3", "podIPs": addresses } });
     pods.patch_status("web-1-x", &PatchParams::default(), &Patch::Merge(&running)).await.unwrap();
     let inventory = shown(&mut seen, "a running pod", |now| now.pods[&web].running).await;
     assert_eq!(inventory.pods[&web].owner.kind, "Deployment");
@@ -81,23 +111,30 @@ async fn the_inventory_follows_pods_to_the_top_of_their_owners() {
 
     // On a node nobody removes a pod but the kubelet, and there is none.
     pods.delete("web-1-x", &DeleteParams::default().grace_period(30)).await.unwrap();
-    let ends = |pod: &PodSeen| pod.terminating;
-    shown(&mut seen, "a terminating pod", |now| now.pods.get(&web).is_some_and(ends)).await;
+    let ends = |now: &Inventory| now.pods.get(&web).is_some_and(|pod| pod.terminating);
+    shown(&mut seen, "a terminating pod", ends).await;
     pods.delete("web-1-x", &DeleteParams::default().grace_period(0)).await.unwrap();
     shown(&mut seen, "no such pod", |now| !now.pods.contains_key(&web)).await;
-    nodes.delete(&node, &DeleteParams::default()).await.unwrap();
+    Api::<Node>::all(member.admin.clone()).delete(&node, &DeleteParams::default()).await.unwrap();
     shown(&mut seen, "no such node", |now| !now.nodes.contains_key(&node)).await;
     agent.stop().await;
 }
 
 #[tokio::test]
 async fn the_ceiling_is_there_or_absent_or_not_understood() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let agent = member.run("agent-0");
     let mut seen = agent.doors.sight.ceiling();
     eventually(&mut seen, "no ceiling", |seen| *seen == CeilingSeen::Absent).await;
     member.write("Ceiling", None, "default", &json!({ "namespaces": ["shop"], "maxTargets": 3 })).await;
-    eventually(&mut seen, "a ceiling", |seen| matches!(seen, CeilingSeen::Present(spec) if spec.max_targets() == 3)).await;
+    eventually(
+        &mut seen,
+        "a ceiling",
+        |seen| matches!(seen, CeilingSeen::Present(spec) if spec.max_targets() == 3),
+    )
+    .await;
     let ceilings = member.ours("Ceiling", None);
     let typo = json!({ "spec": { "maxTargetz": 1 } });
     ceilings.patch("default", &PatchParams::default(), &Patch::Merge(&typo)).await.unwrap();
@@ -113,7 +150,9 @@ async fn the_ceiling_is_there_or_absent_or_not_understood() {
 #[tokio::test]
 async fn a_halt_object_is_seen_told_how_far_it_has_come_and_lifted_by_deleting_it() {
     use proto::halt::HaltLevel;
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let agent = member.run("agent-0");
     let mut seen = agent.doors.sight.local_halts();
     let name = format!("stop-{}", member.own);
@@ -136,37 +175,42 @@ async fn a_halt_object_is_seen_told_how_far_it_has_come_and_lifted_by_deleting_i
     agent.stop().await;
 }
 
+fn of(set: &AuthoredSet, namespace: &str, kind: AuthoredKind, name: &str) -> Option<Authored> {
+    let mut all = set.values().filter(|a| a.object.namespace.as_str() == namespace);
+    all.find(|a| a.object.kind == kind && a.object.name.as_str() == name).cloned()
+}
+
 #[tokio::test]
 async fn authored_objects_arrive_as_they_are_right_or_wrong() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let shop = Some(member.shop.as_str());
     // Before the agent is there: part of the first list.
     let run = json!({ "experimentRef": { "name": "slow" }, "set": [{ "path": "x", "value": 7 }] });
     member.write("Run", shop, "r1", &run).await;
     let agent = member.run("agent-0");
     let mut seen = agent.doors.sight.authored();
-    let of = |set: &cluster_agent::cluster::AuthoredSet, kind, name: &str| -> Option<Authored> {
-        let mut all = set.values().filter(|a| a.object.namespace.as_str() == member.shop);
-        all.find(|a| a.object.kind == kind && a.object.name.as_str() == name).cloned()
-    };
+    let of = |set: &AuthoredSet, kind, name: &str| of(set, &member.shop, kind, name);
     let set = shown(&mut seen, "the run", |set| of(set, AuthoredKind::Run, "r1").is_some()).await;
     let r1 = of(&set, AuthoredKind::Run, "r1").unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&r1.body).unwrap(), run);
 
     // Nothing that validation would say yes to, yet nothing of it may get lost.
     let wrong = json!({ "targets": [{ "name": "a", "podz": { "namespaces": [] }, "atMost": { "perCluster": 1 } }],
-        "faults": [{ "name": "f", "target": "b", "for": "1m", "network": { "delai": { "latency": "1s" } } }],
+        "faults": [{ "name": "f", "target": "b", "for": "1m", "network": { "delay": { "latency": "1s", "latensy": "2s" } } }],
         "later": { "version": { "of": ["this"] } } });
     assert!(proto::validate::experiment(&wrong).is_err());
     let experiments = member.ours("Experiment", shop);
     let mut object = super::member::object("Experiment", "slow", &wrong);
     object.metadata.annotations = Some([("faultline.dev/author".to_owned(), "ada".to_owned())].into());
     let stored = experiments.create(&PostParams::default(), &object).await.unwrap();
-    let set = shown(&mut seen, "the experiment", |set| of(set, AuthoredKind::Experiment, "slow").is_some()).await;
+    let set =
+        shown(&mut seen, "the experiment", |set| of(set, AuthoredKind::Experiment, "slow").is_some()).await;
     let first = of(&set, AuthoredKind::Experiment, "slow").unwrap();
     let body: Value = serde_json::from_slice(&first.body).unwrap();
     assert_eq!(body, stored.data["spec"], "as the apiserver holds it");
-    for path in ["/targets/0/podz/namespaces", "/faults/0/network/delai/latency", "/later/version/of/0"] {
+    for path in ["/targets/0/podz/namespaces", "/faults/0/network/delay/latensy", "/later/version/of/0"] {
         assert_eq!(body.pointer(path), wrong.pointer(path), "{path}");
     }
     assert_eq!((first.author.as_str(), first.generation), ("ada", 1));
@@ -187,7 +231,9 @@ async fn authored_objects_arrive_as_they_are_right_or_wrong() {
 
 #[tokio::test]
 async fn nothing_is_shown_before_a_watch_has_delivered() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let door = member.door("agent-0");
     assert!(door.inventory().borrow().is_none() && door.authored().borrow().is_none());
     assert!(door.local_halts().borrow().is_none());

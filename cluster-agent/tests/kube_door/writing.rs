@@ -27,7 +27,9 @@ fn run_spec() -> Value {
 
 #[tokio::test]
 async fn a_status_is_mirrored_to_its_object_and_to_no_other() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let door: Kube = member.door("agent-0");
     let runs = member.ours("Run", Some(&member.shop));
     let made = member.write("Run", Some(&member.shop), "r1", &run_spec()).await;
@@ -63,7 +65,9 @@ async fn a_status_is_mirrored_to_its_object_and_to_no_other() {
 
 #[tokio::test]
 async fn a_status_that_is_none_is_refused_for_good() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let door = member.door("agent-0");
     let made = member.write("Run", Some(&member.shop), "r1", &run_spec()).await;
     for junk in [json!("x"), json!({ "clusters": "many" })] {
@@ -74,7 +78,9 @@ async fn a_status_that_is_none_is_refused_for_good() {
 
 #[tokio::test]
 async fn a_run_is_immutable_and_its_status_is_not() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let runs = member.ours("Run", Some(&member.shop));
     member.write("Run", Some(&member.shop), "r1", &run_spec()).await;
     for spec in [
@@ -93,7 +99,9 @@ async fn a_run_is_immutable_and_its_status_is_not() {
 
 #[tokio::test]
 async fn the_agent_cannot_write_what_is_the_owners() {
-    let Some(member) = Member::start().await else { return };
+    let Some(member) = Member::start().await else {
+        return;
+    };
     let ceilings: kube::Api<proto::ceiling::Ceiling> = kube::Api::all(member.agent.clone());
     let ceiling = proto::ceiling::Ceiling::new("default", proto::ceiling::CeilingSpec::default());
     let refused = ceilings.create(&PostParams::default(), &ceiling).await.unwrap_err();

@@ -92,7 +92,9 @@ impl Intake {
         };
         match object.kind {
             AuthoredKind::Experiment => match proto::validate::experiment(&spec) {
-                Ok(_) if self.over_experiments(object) => refuse("QuotaExceeded", "this cluster stores too many Experiments"),
+                Ok(_) if self.over_experiments(object) => {
+                    refuse("QuotaExceeded", "this cluster stores too many Experiments")
+                }
                 Ok(_) => self.store_experiment(authored, spec, now).await,
                 Err(problems) => {
                     // What an edit made invalid is not to run in its old form.
@@ -101,7 +103,9 @@ impl Intake {
                 }
             },
             AuthoredKind::Run => match proto::validate::run(&spec) {
-                Ok(_) if self.over_runs(object) => refuse("QuotaExceeded", "too many runs of this cluster are not finished"),
+                Ok(_) if self.over_runs(object) => {
+                    refuse("QuotaExceeded", "too many runs of this cluster are not finished")
+                }
                 Ok(spec) => self.create_run(authored, spec, &member, now).await,
                 Err(problems) => refuse("Invalid", &text(&problems)),
             },
@@ -127,7 +131,12 @@ impl Intake {
         })
     }
 
-    async fn store_experiment(&self, authored: &Authored, spec: Value, now: Timestamp) -> Result<Answer, Error> {
+    async fn store_experiment(
+        &self,
+        authored: &Authored,
+        spec: Value,
+        now: Timestamp,
+    ) -> Result<Answer, Error> {
         let key = self.key(&authored.object);
         let path = codec::path(&ObjectKey::Experiment(key.clone()))?;
         let hash = proto::hash::of_json(&spec).map_err(|error| Error::Internal(error.to_string()))?;
@@ -152,7 +161,9 @@ impl Intake {
         let txn = Txn::new().when(Compare::ModRevision(path.clone(), revision)).put(&path, value);
         match self.store.txn(txn).await {
             Ok(outcome) => drop(outcome.committed()?),
-            Err(error @ (crate::store::Error::ValueTooLarge { .. } | crate::store::Error::TxnTooLarge { .. })) => {
+            Err(
+                error @ (crate::store::Error::ValueTooLarge { .. } | crate::store::Error::TxnTooLarge { .. }),
+            ) => {
                 let status = refused_status(authored.generation, "TooLarge", &error.to_string(), now);
                 return Ok(Answer::Status(Box::new(status)));
             }
@@ -208,7 +219,8 @@ impl Intake {
                 let _ = self.store.txn(Txn::new().delete(path)).await?;
             }
             AuthoredKind::Run => {
-                let of_object = |record: &RunRecord| record.uid == object.uid && record.name == object.name.as_str();
+                let of_object =
+                    |record: &RunRecord| record.uid == object.uid && record.name == object.name.as_str();
                 let ids: Vec<RunId> = self.cache.read(|state| {
                     live_runs(state, &self.cluster)
                         .filter(|(_, record)| of_object(record))
@@ -263,7 +275,8 @@ impl Intake {
     }
 
     fn note(&self, action: &str, object: &AuthoredRef) {
-        let by = Principal::Namespace { cluster: self.cluster.clone(), namespace: object.namespace.to_string() };
+        let by =
+            Principal::Namespace { cluster: self.cluster.clone(), namespace: object.namespace.to_string() };
         self.audit.note(&by.to_string(), action, object.name.as_str(), "ok");
     }
 }
@@ -273,7 +286,9 @@ fn live_runs<'a>(
     state: &'a State,
     cluster: &'a ClusterId,
 ) -> impl Iterator<Item = (&'a RunId, &'a RunRecord)> {
-    let live = |entry: &RunEntry| entry.summary.as_ref().is_none_or(|summary| summary.value.phase != RunPhase::Finished);
+    let live = |entry: &RunEntry| {
+        entry.summary.as_ref().is_none_or(|summary| summary.value.phase != RunPhase::Finished)
+    };
     state
         .runs
         .iter()

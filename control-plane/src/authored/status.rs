@@ -30,7 +30,9 @@ struct Conditions {
 
 impl Conditions {
     fn add(&mut self, kind: &str, at: Option<Timestamp>, reason: &str, message: &str) {
-        let text = |yes: &str, no: &str| if at.is_some() { yes.to_owned() } else { no.to_owned() };
+        let text = |yes: &str, no: &str| {
+            if at.is_some() { yes.to_owned() } else { no.to_owned() }
+        };
         self.list.push(Condition {
             kind: kind.to_owned(),
             status: text("True", "False"),

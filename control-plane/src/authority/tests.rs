@@ -58,7 +58,10 @@ fn an_author_has_its_own_namespace_and_nothing_else() {
     assert_eq!(judge(&own, &[], "west", &aim("shop", "pod.kill", 10)), Ok(vec![]));
     assert!(judge(&own, &[], "west", &aim("shop", "pod.kill", 11)).is_err(), "more than ten");
     assert!(judge(&own, &[], "west", &aim("bank", "pod.kill", 1)).is_err(), "another namespace");
-    assert!(judge(&own, &[], "east", &aim("shop", "pod.kill", 1)).is_err(), "the same name elsewhere means nothing");
+    assert!(
+        judge(&own, &[], "east", &aim("shop", "pod.kill", 1)).is_err(),
+        "the same name elsewhere means nothing"
+    );
     assert!(judge(&author("west", "kube-system"), &[], "west", &aim("kube-system", "pod.kill", 1)).is_err());
 }
 

@@ -38,31 +38,7 @@ impl Centre {
         let name: Name = check(&request)?;
         let ttl = token_ttl(request.ttl.as_deref())?;
         let now = self.inner.clock.now();
-        let known = self.inner.cache.read(|state| {
-            state.cluster_by_name(name.as_str()).map(|(id, entry)| (id.clone(), entry.clone()))
-        });
-        let mut txn = Txn::new();
-        let spec = match known {
-            Some((_, entry)) if entry.status.is_some() => {
-                return Err(Error::Conflict(format!("a cluster named {name} has joined: remove it first")));
-            }
-            Some((_, ClusterEntry { spec: Some(spec), .. })) => {
-                txn = txn.unchanged(codec::path(&ObjectKey::ClusterSpec(spec.value.id.clone()))?, spec.revision);
-                ClusterSpec { labels: request.labels, ..spec.value }
-            }
-            _ => {
-                let id = self.inner.clock.new_cluster();
-                txn = txn.absent(codec::path(&ObjectKey::ClusterSpec(id.clone()))?);
-                ClusterSpec {
-                    id,
-                    name: name.to_string(),
-                    labels: request.labels,
-                    accepted: false,
-                    revoked: false,
-                    created_at: now,
-                }
-            }
-        };
+        let (spec, txn) = self.invited(&name, request.labels, now)?;
         let token = JoinToken::generate(
             self.inner.enrol_advertise.clone(),
             spec.id.as_str(),
@@ -89,6 +65,42 @@ impl Centre {
         let revision = self.inner.store.txn(txn).await?.committed()?;
         self.inner.cache.seen(revision).await;
         Ok(Invitation { cluster, name, token: token.reveal(), expires_at })
+    }
+
+    /// The member to be invited, and what must hold for it.
+    fn invited(
+        &self,
+        name: &Name,
+        labels: std::collections::BTreeMap<String, String>,
+        now: jiff::Timestamp,
+    ) -> Result<(ClusterSpec, Txn), Error> {
+        let known = self.inner.cache.read(|state| {
+            state.cluster_by_name(name.as_str()).map(|(id, entry)| (id.clone(), entry.clone()))
+        });
+        let mut txn = Txn::new();
+        let spec = match known {
+            Some((_, entry)) if entry.status.is_some() => {
+                return Err(Error::Conflict(format!("a cluster named {name} has joined: remove it first")));
+            }
+            Some((_, ClusterEntry { spec: Some(spec), .. })) => {
+                txn = txn
+                    .unchanged(codec::path(&ObjectKey::ClusterSpec(spec.value.id.clone()))?, spec.revision);
+                ClusterSpec { labels, ..spec.value }
+            }
+            _ => {
+                let id = self.inner.clock.new_cluster();
+                txn = txn.absent(codec::path(&ObjectKey::ClusterSpec(id.clone()))?);
+                ClusterSpec {
+                    id,
+                    name: name.to_string(),
+                    labels,
+                    accepted: false,
+                    revoked: false,
+                    created_at: now,
+                }
+            }
+        };
+        Ok((spec, txn))
     }
 
     /// Every member. Needs viewer.
@@ -176,7 +188,8 @@ impl Centre {
         let id = self.cluster_id(name)?;
         let path = codec::path(&ObjectKey::ClusterSpec(id.clone()))?;
         for _ in 0..5 {
-            let entry = self.inner.store.get(&path).await?.ok_or_else(|| Error::not_found("cluster", name))?;
+            let entry =
+                self.inner.store.get(&path).await?.ok_or_else(|| Error::not_found("cluster", name))?;
             let mut spec: ClusterSpec =
                 serde_json::from_slice(&entry.value).map_err(|error| Error::Internal(error.to_string()))?;
             change(&mut spec);

@@ -12,6 +12,9 @@ use crate::engine::object::{Object, ObjectKey};
 use crate::engine::state::State;
 use crate::store::Txn;
 
+/// A halt waits so long for the store before it goes by what this replica knows.
+const ASK_WITHIN: std::time::Duration = std::time::Duration::from_millis(500);
+
 impl Centre {
     /// Sets a halt. Taken also while the store is down: this replica's sessions are told from
     /// memory first. Needs author.
@@ -42,12 +45,15 @@ impl Centre {
             at: self.inner.clock.now(),
             origin: None,
         };
+        let lifted = self.was_resumed(&id).await;
         let known = self.inner.cache.read(|state| {
-            let resumed = state.resumed.contains(&id);
+            let resumed = lifted || state.resumed.contains(&id);
             (resumed, state.halts.get(&id).map(|halt| halt.value.clone()))
         });
         match known {
-            (true, _) => return Err(Error::Conflict(format!("halt {id} was resumed: set one with another id"))),
+            (true, _) => {
+                return Err(Error::Conflict(format!("halt {id} was resumed: set one with another id")));
+            }
             (_, Some(known)) if known.scope != halt.scope => {
                 return Err(Error::Conflict(format!("halt {id} is in force with another scope")));
             }
@@ -74,6 +80,16 @@ impl Centre {
             }
             halts.values().map(|halt| view(state, halt)).collect()
         }))
+    }
+
+    /// Whether the store says that this id was lifted: this replica's cache may not have heard of it yet, and a
+    /// halt of a lifted id would be answered and never be in force. A store that is down leaves it to the cache.
+    async fn was_resumed(&self, id: &HaltId) -> bool {
+        let Ok(path) = codec::path(&ObjectKey::Resumed(id.clone())) else {
+            return false;
+        };
+        let asked = tokio::time::timeout(ASK_WITHIN, self.inner.store.get(&path)).await;
+        matches!(asked, Ok(Ok(Some(_))))
     }
 
     /// Lifts the halt of this id, for ever. Needs operator.
@@ -115,16 +131,17 @@ impl Centre {
 
 /// People name clusters, halts hold ids: either is taken in a scope.
 fn named_scope(state: &State, scope: HaltScope) -> Result<HaltScope, Error> {
-    let known = |text: &str| {
-        state.cluster_by_name_or_id(text).ok_or_else(|| Error::not_found("cluster", text))
-    };
+    let known =
+        |text: &str| state.cluster_by_name_or_id(text).ok_or_else(|| Error::not_found("cluster", text));
     Ok(match scope {
         HaltScope::Cluster { cluster } => HaltScope::Cluster { cluster: known(cluster.as_str())? },
         HaltScope::Namespace { cluster, namespace } => {
             HaltScope::Namespace { cluster: known(cluster.as_str())?, namespace }
         }
         HaltScope::Clusters { selector } if selector.is_empty() => {
-            return Err(Error::BadRequest("an empty cluster selector halts nothing: use the scope Fleet".to_owned()));
+            return Err(Error::BadRequest(
+                "an empty cluster selector halts nothing: use the scope Fleet".to_owned(),
+            ));
         }
         other @ (HaltScope::Fleet | HaltScope::Clusters { .. }) => other,
     })

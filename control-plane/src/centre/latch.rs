@@ -95,7 +95,9 @@ impl Latch {
     pub(super) async fn try_persist(&self, store: &dyn Store, cache: &Cache) {
         match tokio::time::timeout(PERSIST_WITHIN, self.persist(store, cache)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "persist what is latched"),
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "persist what is latched");
+            }
             Err(_) => tracing::warn!("persist what is latched: no answer in time"),
         }
     }
@@ -117,7 +119,8 @@ impl Latch {
             }
         }
         for (id, halt) in halts {
-            let (resumed, shown) = cache.read(|state| (state.resumed.contains(&id), state.halts.contains_key(&id)));
+            let (resumed, shown) =
+                cache.read(|state| (state.resumed.contains(&id), state.halts.contains_key(&id)));
             if !resumed && !shown {
                 persist_halt(store, halt).await?;
             }

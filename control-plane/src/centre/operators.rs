@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Centre, Error};
 use crate::driver::codec;
-use crate::store::Txn;
+use crate::store::{PageRequest, Txn};
 
 /// The name of the operator whose token comes from the bootstrap file.
 pub(crate) const BOOTSTRAP_ADMIN: &str = "admin";
@@ -124,6 +124,14 @@ impl Centre {
         let value = serde_json::to_vec(&record).map_err(|error| Error::Internal(error.to_string()))?;
         // A conflict means that it is there already.
         let _ = self.inner.store.txn(Txn::new().absent(&path).put(&path, value)).await?;
+        // The token of an earlier file opens nothing any more.
+        let page = self.inner.store.list(codec::OPERATORS, PageRequest::first(1000)).await?;
+        for entry in page.entries.iter().filter(|entry| entry.key != path) {
+            let old: Option<OperatorRecord> = serde_json::from_slice(&entry.value).ok();
+            if old.is_some_and(|old| old.name == BOOTSTRAP_ADMIN) {
+                let _ = self.inner.store.txn(Txn::new().delete(&entry.key)).await?;
+            }
+        }
         Ok(())
     }
 }

@@ -8,12 +8,13 @@ use proto::ids::{Name, RunId};
 use proto::problem::{Problem, Problems};
 use proto::rest::{CreateRun, Page, RunCluster, RunView};
 use proto::run::{ExperimentScope, RunRecord, StopRequest};
+use proto::status::RunPhase;
 
 use super::{Caller, Centre, Error, Role};
 use crate::authored::{self, Created, NewRun};
 use crate::engine::object::{CENTRAL, RunEntry};
-use crate::engine::state::State;
 use crate::engine::prune;
+use crate::engine::state::State;
 
 impl Centre {
     /// Records a run of an Experiment of the centre's library; planning begins at once. Needs
@@ -31,14 +32,16 @@ impl Centre {
 
     async fn create_run_inner(&self, caller: &Caller, request: CreateRun) -> Result<RunView, Error> {
         caller.require(Role::Author)?;
-        let name: Name = request
-            .name
-            .parse()
-            .map_err(|error| Problems(vec![Problem::new("name", format!("{error}"))]))?;
-        let spec_json = serde_json::to_value(&request.spec).map_err(|error| Error::Internal(error.to_string()))?;
+        let name: Name =
+            request.name.parse().map_err(|error| Problems(vec![Problem::new("name", format!("{error}"))]))?;
+        let spec_json =
+            serde_json::to_value(&request.spec).map_err(|error| Error::Internal(error.to_string()))?;
         let spec = proto::validate::run(&spec_json)?;
         if spec.experiment_ref.scope == Some(ExperimentScope::Namespace) {
-            let problem = Problem::new("spec.experimentRef.scope", "a run made at the centre uses its library: leave scope out, or write Central");
+            let problem = Problem::new(
+                "spec.experimentRef.scope",
+                "a run made at the centre uses its library: leave scope out, or write Central",
+            );
             return Err(Problems(vec![problem]).into());
         }
         let stored = match request.experiment {
@@ -93,9 +96,9 @@ impl Centre {
                 let _ = changes.recv().await;
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(5), wait)
-            .await
-            .map_err(|_| Error::Internal(format!("run {id} is recorded, but this replica has not seen it yet")))
+        tokio::time::timeout(std::time::Duration::from_secs(5), wait).await.map_err(|_| {
+            Error::Internal(format!("run {id} is recorded, but this replica has not seen it yet"))
+        })
     }
 
     /// One run with its clusters. Needs viewer.
@@ -117,9 +120,8 @@ impl Centre {
                 if let Some((id, _)) = id.parse().ok().and_then(|id: RunId| state.runs.get_key_value(&id)) {
                     return Some(id.clone());
                 }
-                let named = |entry: &RunEntry| {
-                    entry.record.as_ref().is_some_and(|record| record.value.name == id)
-                };
+                let named =
+                    |entry: &RunEntry| entry.record.as_ref().is_some_and(|record| record.value.name == id);
                 // Ids are made in the order of time.
                 state.runs.iter().rev().find(|(_, entry)| named(entry)).map(|(id, _)| id.clone())
             })
@@ -164,6 +166,11 @@ impl Centre {
     async fn stop_inner(&self, caller: &Caller, id: &str, reason: StopReason) -> Result<RunView, Error> {
         caller.require(Role::Author)?;
         let id = self.resolve(id)?;
+        let current = self.inner.cache.read(|state| view(state, &id, true));
+        if let Some(view) = current.filter(|view| view.summary.phase == RunPhase::Finished) {
+            // Nothing is left to stop.
+            return Ok(view);
+        }
         let stop =
             StopRequest { reason, by: format!("operator:{}", caller.name), at: self.inner.clock.now() };
         self.inner.latch.stop(&self.inner.cache, &id, stop);

@@ -13,7 +13,8 @@ use crate::store::{Compare, Op, Txn};
 /// The key whose revision stands for all halts.
 const HALTS_REVISION: &str = "halts-revision";
 const RESUMED: &str = "halts-resumed/";
-const OPERATORS: &str = "operators/";
+/// Under which operators are kept.
+pub const OPERATORS: &str = "operators/";
 /// The uid under which the first run of a name is kept; no uid from outside looks like this.
 const FIRST: &str = "_first";
 
@@ -35,8 +36,18 @@ pub enum Error {
 
 /// What everything under a prefix is followed for. `halts` has no slash: one watch sees halts,
 /// what was resumed and their common revision in one order.
-pub const FOLLOWED: &[&str] =
-    &["clusters/", "experiments/", "specs/", "runs/", "desired/", "observed/", "grants/", "halts", "session/", "revoked/"];
+pub const FOLLOWED: &[&str] = &[
+    "clusters/",
+    "experiments/",
+    "specs/",
+    "runs/",
+    "desired/",
+    "observed/",
+    "grants/",
+    "halts",
+    "session/",
+    "revoked/",
+];
 
 /// The key of an object.
 ///
@@ -47,13 +58,21 @@ pub fn path(key: &ObjectKey) -> Result<String, Error> {
         ObjectKey::ClusterSpec(id) => Key::ClusterSpec { cluster: id.as_str() }.path()?,
         ObjectKey::ClusterStatus(id) => Key::ClusterStatus { cluster: id.as_str() }.path()?,
         ObjectKey::Session(id) => Key::Session { cluster: id.as_str() }.path()?,
-        ObjectKey::Experiment((origin, namespace, name)) => Key::Experiment { origin, namespace, name }.path()?,
+        ObjectKey::Experiment((origin, namespace, name)) => {
+            Key::Experiment { origin, namespace, name }.path()?
+        }
         ObjectKey::Spec(hash) => Key::Spec { sha256: hash }.path()?,
         ObjectKey::Run(id) => Key::RunSpec { run: id.as_str() }.path()?,
         ObjectKey::Summary(id) => Key::RunSummary { run: id.as_str() }.path()?,
-        ObjectKey::Plan(id, cluster) => Key::RunPlan { run: id.as_str(), cluster: cluster.as_str() }.path()?,
-        ObjectKey::Desired(cluster, id) => Key::Desired { cluster: cluster.as_str(), run: id.as_str() }.path()?,
-        ObjectKey::Observed(cluster, id) => Key::Observed { cluster: cluster.as_str(), run: id.as_str() }.path()?,
+        ObjectKey::Plan(id, cluster) => {
+            Key::RunPlan { run: id.as_str(), cluster: cluster.as_str() }.path()?
+        }
+        ObjectKey::Desired(cluster, id) => {
+            Key::Desired { cluster: cluster.as_str(), run: id.as_str() }.path()?
+        }
+        ObjectKey::Observed(cluster, id) => {
+            Key::Observed { cluster: cluster.as_str(), run: id.as_str() }.path()?
+        }
         ObjectKey::Grant(name) => Key::Grant { name }.path()?,
         ObjectKey::Halt(id) => Key::Halt { id: id.as_str() }.path()?,
         ObjectKey::Resumed(id) => format!("{RESUMED}{id}"),
@@ -123,7 +142,9 @@ pub fn parse(path: &str) -> Option<ObjectKey> {
 }
 
 fn json<T: Serialize>(key: &ObjectKey, value: &T) -> Result<Bytes, Error> {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|source| Error::Value { key: format!("{key:?}"), source })
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|source| Error::Value { key: format!("{key:?}"), source })
 }
 
 /// The bytes of an object.
@@ -153,25 +174,25 @@ pub fn encode(object: &Object) -> Result<Bytes, Error> {
 ///
 /// # Errors
 /// [`Error::Value`]: bytes that no version of ours wrote.
-pub fn decode(key: ObjectKey, bytes: &[u8]) -> Result<Object, Error> {
+pub fn decode(key: &ObjectKey, bytes: &[u8]) -> Result<Object, Error> {
     fn read<T: DeserializeOwned>(key: &ObjectKey, bytes: &[u8]) -> Result<T, Error> {
         serde_json::from_slice(bytes).map_err(|source| Error::Value { key: format!("{key:?}"), source })
     }
-    let object = match &key {
-        ObjectKey::ClusterSpec(_) => Object::ClusterSpec(read(&key, bytes)?),
-        ObjectKey::ClusterStatus(id) => Object::ClusterStatus(id.clone(), read(&key, bytes)?),
-        ObjectKey::Session(id) => Object::Session(id.clone(), read(&key, bytes)?),
-        ObjectKey::Experiment(name) => Object::Experiment(name.clone(), read(&key, bytes)?),
+    let object = match key {
+        ObjectKey::ClusterSpec(_) => Object::ClusterSpec(read(key, bytes)?),
+        ObjectKey::ClusterStatus(id) => Object::ClusterStatus(id.clone(), read(key, bytes)?),
+        ObjectKey::Session(id) => Object::Session(id.clone(), read(key, bytes)?),
+        ObjectKey::Experiment(name) => Object::Experiment(name.clone(), read(key, bytes)?),
         ObjectKey::Spec(hash) => {
             Object::Spec(SpecBody { hash: hash.clone(), json: String::from_utf8_lossy(bytes).into_owned() })
         }
-        ObjectKey::Run(_) => Object::Run(read(&key, bytes)?),
-        ObjectKey::Summary(_) => Object::Summary(read(&key, bytes)?),
-        ObjectKey::Plan(run, cluster) => Object::Plan(run.clone(), cluster.clone(), read(&key, bytes)?),
-        ObjectKey::Desired(cluster, _) => Object::Desired(cluster.clone(), read(&key, bytes)?),
-        ObjectKey::Observed(cluster, _) => Object::Observed(cluster.clone(), read(&key, bytes)?),
-        ObjectKey::Grant(name) => Object::Grant(name.clone(), read(&key, bytes)?),
-        ObjectKey::Halt(_) => Object::Halt(read(&key, bytes)?),
+        ObjectKey::Run(_) => Object::Run(read(key, bytes)?),
+        ObjectKey::Summary(_) => Object::Summary(read(key, bytes)?),
+        ObjectKey::Plan(run, cluster) => Object::Plan(run.clone(), cluster.clone(), read(key, bytes)?),
+        ObjectKey::Desired(cluster, _) => Object::Desired(cluster.clone(), read(key, bytes)?),
+        ObjectKey::Observed(cluster, _) => Object::Observed(cluster.clone(), read(key, bytes)?),
+        ObjectKey::Grant(name) => Object::Grant(name.clone(), read(key, bytes)?),
+        ObjectKey::Halt(_) => Object::Halt(read(key, bytes)?),
         ObjectKey::Resumed(id) => Object::Resumed(id.clone()),
         ObjectKey::HaltsRevision => Object::HaltsRevision,
         ObjectKey::Revoked(cluster, serial) => Object::Revoked(cluster.clone(), serial.clone()),
@@ -195,4 +216,57 @@ pub fn txn(commit: &Commit) -> Result<Txn, Error> {
         txn.ops.push(Op::Delete(path(key)?));
     }
     Ok(txn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> Vec<ObjectKey> {
+        let cluster: ClusterId = "c-1".parse().unwrap();
+        let run: RunId = "r-1".parse().unwrap();
+        vec![
+            ObjectKey::ClusterSpec(cluster.clone()),
+            ObjectKey::ClusterStatus(cluster.clone()),
+            ObjectKey::Session(cluster.clone()),
+            ObjectKey::Experiment(("central".to_owned(), "central".to_owned(), "x".to_owned())),
+            ObjectKey::Spec("ab".to_owned()),
+            ObjectKey::Run(run.clone()),
+            ObjectKey::Summary(run.clone()),
+            ObjectKey::Plan(run.clone(), cluster.clone()),
+            ObjectKey::Desired(cluster.clone(), run.clone()),
+            ObjectKey::Observed(cluster, run),
+            ObjectKey::Grant("g".to_owned()),
+            ObjectKey::Halt("h".parse().unwrap()),
+            ObjectKey::Resumed("h".parse().unwrap()),
+            ObjectKey::HaltsRevision,
+            ObjectKey::Revoked("c-1".to_owned(), "all".to_owned()),
+        ]
+    }
+
+    #[test]
+    fn every_key_reads_back_and_is_followed_once() {
+        for key in keys() {
+            let path = path(&key).unwrap();
+            assert_eq!(parse(&path).as_ref(), Some(&key), "{path}");
+            assert_eq!(FOLLOWED.iter().filter(|prefix| path.starts_with(**prefix)).count(), 1, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_kept_in_memory_is_not_followed() {
+        for path in
+            [token_path("t").unwrap(), cert_path("c").unwrap(), operator_path("h"), "leader".to_owned()]
+        {
+            assert!(!FOLLOWED.iter().any(|prefix| path.starts_with(prefix)), "{path}");
+        }
+        assert!(token_path("../x").is_err());
+        assert!(tombstone_path("a", "b", "c/d", None).is_err());
+    }
+
+    #[test]
+    fn bytes_that_are_none_of_ours_are_an_error() {
+        assert!(decode(&ObjectKey::Grant("g".to_owned()), b"{").is_err());
+        assert!(decode(&ObjectKey::HaltsRevision, b"").is_ok());
+    }
 }

@@ -64,7 +64,9 @@ pub(super) async fn run(
 }
 
 async fn announce(store: &dyn Store, replica: &str, lease: LeaseId) {
-    let Ok(key) = (Key::Replica { id: replica }).path() else { return };
+    let Ok(key) = (Key::Replica { id: replica }).path() else {
+        return;
+    };
     if let Err(error) = store.txn(Txn::new().put_leased(key, "{}", lease)).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "announce the replica");
     }

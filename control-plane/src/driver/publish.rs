@@ -36,7 +36,11 @@ pub(super) fn stored(driver: &Driver, note: &Note, revision: Revision) {
     match &note.key {
         ObjectKey::Desired(cluster, run) => {
             if let Some(lane) = cache.lane(cluster) {
-                if note.stops { lane.stop(run) } else { lane.desired(run) }
+                if note.stops {
+                    lane.stop(run);
+                } else {
+                    lane.desired(run);
+                }
             }
         }
         ObjectKey::Halt(_) | ObjectKey::Resumed(_) => halts(driver),
@@ -84,7 +88,9 @@ fn halts(driver: &Driver) {
 
 /// A revoked member's session ends; an accepted one comes back and says everything again.
 fn member(driver: &Driver, cluster: &ClusterId) {
-    let Some(lane) = driver.cache.lane(cluster) else { return };
+    let Some(lane) = driver.cache.lane(cluster) else {
+        return;
+    };
     let Some((accepted, revoked)) =
         driver.cache.read(|state| state.spec_of(cluster).map(|spec| (spec.accepted, spec.revoked)))
     else {
@@ -98,7 +104,8 @@ fn member(driver: &Driver, cluster: &ClusterId) {
 }
 
 fn changed(driver: &Driver, key: &ObjectKey) {
-    if is_of_deny_list(key) {
+    // Made once at the end of the first listing, then with every change.
+    if is_of_deny_list(key) && driver.cache.read(|state| state.complete) {
         driver.revocations.replace(driver.cache.read(deny_list));
     }
     match key {

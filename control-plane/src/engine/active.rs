@@ -89,4 +89,3 @@ fn why_stop(
 fn lost(view: View<'_>, cluster: &ClusterId, now: Timestamp) -> bool {
     summary::is_lost(view.state, view.entry, cluster, now)
 }
-

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use proto::assignment::{Desired, Intent};
 use proto::experiment::ExperimentSpec;
+use proto::fault::Fault;
 use proto::ids::ClusterId;
 use proto::run::RunRecord;
 use proto::status::{RunPhase, RunSummary};
@@ -71,13 +72,16 @@ pub(super) fn next(view: View<'_>, spec: &ExperimentSpec, summary: RunSummary) -
     commit.compare.push((ObjectKey::Run(view.id.clone()), revision));
     commit.compare.push((ObjectKey::HaltsRevision, view.state.halts_revision));
     for cluster in waiting {
-        let (Some(plan), Some(asked)) = (view.entry.plans.get(cluster), view.entry.desired.get(cluster)) else {
+        let (Some(plan), Some(asked)) = (view.entry.plans.get(cluster), view.entry.desired.get(cluster))
+        else {
             continue;
         };
         commit.compare.push((ObjectKey::Plan(view.id.clone(), cluster.clone()), plan.revision));
         commit.compare.push((ObjectKey::Desired(cluster.clone(), view.id.clone()), asked.revision));
         let member = view.state.clusters.get(cluster).and_then(|entry| entry.spec.as_ref());
-        commit.compare.push((ObjectKey::ClusterSpec(cluster.clone()), member.map_or(0, |spec| spec.revision)));
+        commit
+            .compare
+            .push((ObjectKey::ClusterSpec(cluster.clone()), member.map_or(0, |spec| spec.revision)));
         let start = Desired {
             generation: asked.value.generation + 1,
             intent: Intent::Start,
@@ -94,7 +98,7 @@ pub(super) fn next(view: View<'_>, spec: &ExperimentSpec, summary: RunSummary) -
 }
 
 /// Clusters that were planned, have something to hit, and were not told to start.
-pub(super) fn startable<'a>(view: View<'a>) -> impl Iterator<Item = &'a ClusterId> {
+pub(super) fn startable(view: View<'_>) -> impl Iterator<Item = &ClusterId> {
     view.entry
         .desired
         .iter()
@@ -111,7 +115,7 @@ pub(super) fn startable<'a>(view: View<'a>) -> impl Iterator<Item = &'a ClusterI
 /// The addresses of targets in other clusters that faults name as peers.
 fn peers_of(view: View<'_>, spec: &ExperimentSpec, cluster: &ClusterId) -> BTreeMap<String, Vec<IpAddr>> {
     let mut named = BTreeSet::new();
-    for kind in spec.faults.iter().filter_map(|fault| fault.kind()) {
+    for kind in spec.faults.iter().filter_map(Fault::kind) {
         named.extend(kind.peers().iter().filter_map(|peer| peer.target.clone()));
     }
     let mut peers = BTreeMap::new();

@@ -3,9 +3,9 @@
 
 use jiff::Timestamp;
 use proto::assignment::{ClusterPhase, Desired, Intent, Outcome};
-use proto::experiment::ExperimentSpec;
+use proto::experiment::{ExperimentSpec, Target};
 use proto::ids::ClusterId;
-use proto::plan::{Plan, Refusal, refusal};
+use proto::plan::{Envelope, Plan, Refusal, TargetEnvelope, refusal};
 use proto::run::ExperimentScope;
 use proto::status::{RunPhase, RunSummary};
 
@@ -35,10 +35,10 @@ pub(super) fn decide(view: View<'_>, now: Timestamp) -> Decision {
         return deny(view, vec![invalid("the effective spec cannot be read")], now);
     };
     let selection = select(view, spec, now);
-    if let Some(ask) = ask(view, &selection, now) {
+    if let Some(ask) = ask(view, spec, &selection, now) {
         return Decision::commit(ask);
     }
-    collect(view, spec, selection, now)
+    collect(view, spec, &selection, now)
 }
 
 fn too_late(view: View<'_>, now: Timestamp) -> Option<Refusal> {
@@ -64,9 +64,10 @@ fn invalid(message: &str) -> Refusal {
 fn find_spec(view: View<'_>, now: Timestamp) -> Decision {
     let reference = &view.record.spec.experiment_ref;
     let (origin, namespace) = match (&view.record.principal, reference.scope) {
-        (proto::grant::Principal::Namespace { cluster, namespace }, None | Some(ExperimentScope::Namespace)) => {
-            (cluster.to_string(), namespace.clone())
-        }
+        (
+            proto::grant::Principal::Namespace { cluster, namespace },
+            None | Some(ExperimentScope::Namespace),
+        ) => (cluster.to_string(), namespace.clone()),
         _ => (CENTRAL.to_owned(), CENTRAL.to_owned()),
     };
     let Some(stored) = view.state.experiments.get(&(origin, namespace, reference.name.clone())) else {
@@ -100,7 +101,7 @@ fn find_spec(view: View<'_>, now: Timestamp) -> Decision {
 }
 
 /// Asks the next selected clusters that were not asked yet.
-fn ask(view: View<'_>, selection: &Selection, now: Timestamp) -> Option<Commit> {
+fn ask(view: View<'_>, spec: &ExperimentSpec, selection: &Selection, now: Timestamp) -> Option<Commit> {
     let unasked: Vec<&ClusterId> =
         selection.clusters.keys().filter(|id| !view.entry.desired.contains_key(*id)).take(CHUNK).collect();
     if unasked.is_empty() {
@@ -114,13 +115,21 @@ fn ask(view: View<'_>, selection: &Selection, now: Timestamp) -> Option<Commit> 
     let mut commit = view.commit(summary);
     commit.note = Some(("run.plan", "ok".to_owned()));
     for cluster in unasked {
+        let question = question(view, spec, cluster);
         commit.compare.push((ObjectKey::Desired(cluster.clone(), view.id.clone()), 0));
-        commit.put.push(Object::Desired(cluster.clone(), Box::new(question(view))));
+        commit.put.push(Object::Desired(cluster.clone(), Box::new(question)));
     }
     Some(commit)
 }
 
-fn question(view: View<'_>) -> Desired {
+/// What a cluster is asked: the targets meant for it, named in an envelope that is still open.
+fn question(view: View<'_>, spec: &ExperimentSpec, cluster: &ClusterId) -> Desired {
+    let member = view.state.clusters.get(cluster).and_then(|entry| entry.spec.as_ref());
+    let meant = |target: &&Target| {
+        member.is_some_and(|m| spec.clusters_of(target).matches(&m.value.name, &m.value.labels))
+    };
+    let targets =
+        spec.targets.iter().filter(meant).map(|t| (t.name.clone(), TargetEnvelope::default())).collect();
     Desired {
         run: view.id.clone(),
         generation: 1,
@@ -129,7 +138,7 @@ fn question(view: View<'_>) -> Desired {
         principal: view.record.principal.clone(),
         origin: view.record.origin.clone(),
         plan_hash: None,
-        envelope: None,
+        envelope: Some(Envelope { targets }),
         peers: std::collections::BTreeMap::new(),
         start_before: None,
         run_deadline: None,
@@ -138,7 +147,7 @@ fn question(view: View<'_>) -> Desired {
 }
 
 /// Waits for the answers; then denies, ends a plan, or dispatches.
-fn collect(view: View<'_>, spec: &ExperimentSpec, selection: Selection, now: Timestamp) -> Decision {
+fn collect(view: View<'_>, spec: &ExperimentSpec, selection: &Selection, now: Timestamp) -> Decision {
     let asked_at = view.summary.planned_at.unwrap_or(view.record.created_at);
     let patience = later(asked_at, PLAN_WITHIN_MS).filter(|until| *until > now);
     let mut refusals = selection.refusals.clone();
@@ -181,7 +190,7 @@ fn collect(view: View<'_>, spec: &ExperimentSpec, selection: Selection, now: Tim
         summary.planned_at = Some(now);
         return Decision::commit(view.commit(summary));
     }
-    dispatch::first(view, spec, &selection, hash, now)
+    dispatch::first(view, spec, selection, hash, now)
 }
 
 enum Answer<'a> {
@@ -219,20 +228,29 @@ fn plan_of(view: View<'_>) -> Plan {
     let envelope = |(id, plan): (&ClusterId, &super::object::Versioned<proto::plan::ClusterPlan>)| {
         (id.clone(), plan.value.envelope.clone())
     };
-    Plan { spec_hash: view.record.spec_hash.clone(), clusters: view.entry.plans.iter().map(envelope).collect() }
+    Plan {
+        spec_hash: view.record.spec_hash.clone(),
+        clusters: view.entry.plans.iter().map(envelope).collect(),
+    }
 }
 
 /// `atMost.total` is over all clusters: only the centre can judge it.
 fn over_total(view: View<'_>, spec: &ExperimentSpec) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     for target in &spec.targets {
-        let Some(total) = target.at_most.as_ref().and_then(|at_most| at_most.total) else { continue };
-        let envelopes = view.entry.plans.values().filter_map(|plan| plan.value.envelope.targets.get(&target.name));
+        let Some(total) = target.at_most.as_ref().and_then(|at_most| at_most.total) else {
+            continue;
+        };
+        let envelopes =
+            view.entry.plans.values().filter_map(|plan| plan.value.envelope.targets.get(&target.name));
         let planned: i64 = envelopes.map(|envelope| i64::from(envelope.max_count)).sum();
         if planned > total {
             refusals.push(Refusal {
                 code: refusal::TOO_MANY_TARGETS.to_owned(),
-                message: format!("target {} would hit {planned} pods in all, atMost.total is {total}", target.name),
+                message: format!(
+                    "target {} would hit {planned} pods in all, atMost.total is {total}",
+                    target.name
+                ),
                 whose: "author".to_owned(),
                 cure: "raise atMost.total or narrow the selection".to_owned(),
             });

@@ -4,8 +4,8 @@
 use proto::ids::RunId;
 use proto::status::RunPhase;
 
-use super::object::{Object, ObjectKey, RunEntry};
 use super::Commit;
+use super::object::{Object, ObjectKey, RunEntry};
 
 /// Clusters whose keys leave in one transaction.
 const CHUNK: usize = 25;

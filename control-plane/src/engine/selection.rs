@@ -71,12 +71,23 @@ pub(super) fn select(view: View<'_>, spec: &ExperimentSpec, now: Timestamp) -> S
 }
 
 impl Selection {
-    fn take(&mut self, view: View<'_>, spec: &ExperimentSpec, member: &ClusterSpec, aim: Aim, now: Timestamp) {
+    fn take(
+        &mut self,
+        view: View<'_>,
+        spec: &ExperimentSpec,
+        member: &ClusterSpec,
+        aim: Aim,
+        now: Timestamp,
+    ) {
         if !member.accepted || member.revoked {
             self.refusals.push(refusal_of(
                 refusal::CLUSTER_PENDING,
                 "centre",
-                format!("cluster {} is {}", member.name, if member.revoked { "revoked" } else { "not accepted yet" }),
+                format!(
+                    "cluster {} is {}",
+                    member.name,
+                    if member.revoked { "revoked" } else { "not accepted yet" }
+                ),
                 format!("faultline clusters accept {}", member.name),
             ));
             return;
@@ -127,11 +138,15 @@ impl Selection {
         };
         let mut found = Vec::new();
         for fault in &spec.faults {
-            let Some((kind, victim)) = fault.kind().zip(spec.target(&fault.target)) else { continue };
+            let Some((kind, victim)) = fault.kind().zip(spec.target(&fault.target)) else {
+                continue;
+            };
             let peers = kind.peers().iter().filter_map(|peer| spec.target(peer.target.as_deref()?));
             for peer in peers.filter(|peer| peer.name != victim.name) {
                 let (theirs, ours) = (selected(peer), selected(victim));
-                let apart = |a: &ClusterId, b: &ClusterId| a != b && (network(a).is_none() || network(a) != network(b));
+                let apart = |a: &ClusterId, b: &ClusterId| {
+                    a != b && (network(a).is_none() || network(a) != network(b))
+                };
                 let pair = ours.iter().flat_map(|a| theirs.iter().map(move |b| (a, b))).find(|(a, b)| {
                     // A peer that also exists here is resolved here.
                     apart(a, b) && !theirs.contains(a)

@@ -81,7 +81,9 @@ impl State {
 
     /// The member of this name.
     pub fn cluster_by_name(&self, name: &str) -> Option<(&ClusterId, &ClusterEntry)> {
-        self.clusters.iter().find(|(_, entry)| entry.spec.as_ref().is_some_and(|spec| spec.value.name == name))
+        self.clusters
+            .iter()
+            .find(|(_, entry)| entry.spec.as_ref().is_some_and(|spec| spec.value.name == name))
     }
 
     /// The id of the member of this name or id.
@@ -95,15 +97,15 @@ impl State {
     pub fn halted<'a>(
         &'a self,
         cluster: &ClusterId,
-        namespaces: impl IntoIterator<Item = &'a str> + Clone,
+        namespaces: impl IntoIterator<Item = &'a str>,
     ) -> Option<&'a Halt> {
         let spec = self.spec_of(cluster)?;
+        let namespaces: Vec<&str> = namespaces.into_iter().collect();
         self.halts.values().map(|halt| &halt.value).find(|halt| {
             applies_to(halt, spec)
-                && (namespaces.clone().into_iter().next().is_none()
+                && (namespaces.is_empty()
                     || namespaces
-                        .clone()
-                        .into_iter()
+                        .iter()
                         .any(|namespace| halt.covers(cluster, &spec.name, &spec.labels, Some(namespace))))
         })
     }
@@ -113,8 +115,11 @@ impl State {
         self.runs.iter().filter(move |(_, entry)| entry.desired.contains_key(cluster))
     }
 
-    /// When the next run is due without any event.
+    /// When the next run is due without any event; never for who does not decide.
     pub fn next_wake(&self) -> Option<Timestamp> {
+        if !self.leading || !self.complete {
+            return None;
+        }
         self.runs.values().filter_map(|run| run.wake_at).min()
     }
 
@@ -167,7 +172,11 @@ impl State {
                 run.summary = Some(Versioned { value: *value, revision });
             }
             Object::Plan(run, cluster, value) => {
-                self.runs.entry(run).or_default().plans.insert(cluster, Versioned { value: *value, revision });
+                self.runs
+                    .entry(run)
+                    .or_default()
+                    .plans
+                    .insert(cluster, Versioned { value: *value, revision });
             }
             Object::Desired(cluster, value) => {
                 let run = self.runs.entry(value.run.clone()).or_default();

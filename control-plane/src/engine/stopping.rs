@@ -35,7 +35,9 @@ fn reason_text(reason: StopReason) -> &'static str {
 
 /// A run that somebody stopped.
 pub(super) fn decide(view: View<'_>, now: Timestamp) -> Decision {
-    let Some(stop) = &view.record.stop else { return Decision::default() };
+    let Some(stop) = &view.record.stop else {
+        return Decision::default();
+    };
     let started = view.entry.desired.values().any(|desired| was_started(&desired.value));
     if !started {
         let outcome = if stop.reason == StopReason::Halted { Outcome::Halted } else { Outcome::Aborted };
@@ -45,7 +47,8 @@ pub(super) fn decide(view: View<'_>, now: Timestamp) -> Decision {
         commit.note = Some(("run.stopped", reason_text(stop.reason).to_owned()));
         return Decision::commit(commit);
     }
-    let stoppable = |desired: &Versioned<Desired>| !matches!(desired.value.intent, Intent::Stop | Intent::Forget);
+    let stoppable =
+        |desired: &Versioned<Desired>| !matches!(desired.value.intent, Intent::Stop | Intent::Forget);
     let clusters: Vec<_> = view
         .entry
         .desired
@@ -65,7 +68,9 @@ pub(super) fn write(view: View<'_>, clusters: &[(ClusterId, StopReason)], now: T
     let summary = summary::summarise(view.state, view.id, view.entry, view.summary, now);
     let mut commit = view.commit(summary);
     for (cluster, reason) in clusters {
-        let Some(desired) = view.entry.desired.get(cluster) else { continue };
+        let Some(desired) = view.entry.desired.get(cluster) else {
+            continue;
+        };
         commit.compare.push((ObjectKey::Desired(cluster.clone(), view.id.clone()), desired.revision));
         commit.put.push(Object::Desired(cluster.clone(), Box::new(stop_of(&desired.value, *reason))));
     }

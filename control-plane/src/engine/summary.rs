@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use proto::assignment::{ClusterPhase, InjectionCounts, Observed, Outcome, Residue, Verdict};
-use proto::experiment::defaults;
+use proto::experiment::{Limits, defaults};
 use proto::ids::{ClusterId, RunId};
 use proto::plan::Refusal;
 use proto::status::{ClusterCounts, ClusterSample, RunPhase, RunSummary};
@@ -104,9 +104,11 @@ fn seen<'a>(state: &'a State, entry: &'a RunEntry, now: Timestamp) -> Vec<Seen<'
 /// The instant by which everything on this cluster has ended, whoever is dead; `None` when it was
 /// never told to start.
 fn bound(state: &State, entry: &RunEntry, cluster: &ClusterId) -> Option<Timestamp> {
-    let desired = &entry.desired.get(cluster)?.value;
-    let limits = state.specs.get(&desired.spec_hash).and_then(|known| known.spec.as_ref()).map(|spec| &spec.limits);
-    let deadline_ms = limits.map_or(defaults::CLUSTER_DEADLINE_MS, |limits| limits.cluster_deadline_ms());
+    let desired =
+        Some(&entry.desired.get(cluster)?.value).filter(|desired| stopping::was_started(desired))?;
+    let limits =
+        state.specs.get(&desired.spec_hash).and_then(|known| known.spec.as_ref()).map(|spec| &spec.limits);
+    let deadline_ms = limits.map_or(defaults::CLUSTER_DEADLINE_MS, Limits::cluster_deadline_ms);
     let started_at = entry.observed.get(cluster).and_then(|record| record.value.observed.started_at);
     let from = started_at.or(desired.start_before)?;
     let end = after(from, deadline_ms);
@@ -158,13 +160,16 @@ pub(super) fn summarise(
     if started.is_empty() {
         return next;
     }
-    let verdict = |cluster: &&Seen<'_>| cluster.observed.map_or(Verdict::NotMeasured, |observed| observed.verdict);
+    let verdict =
+        |cluster: &&Seen<'_>| cluster.observed.map_or(Verdict::NotMeasured, |observed| observed.verdict);
     next.verdict = started.iter().map(verdict).max().unwrap_or(Verdict::NotMeasured);
     next.phase = old.phase.max(phase(&started));
     let acting = || started.iter().filter_map(|cluster| cluster.observed).filter(|o| o.started_at.is_some());
     next.injected_at = next.injected_at.or_else(|| last_of(acting().map(|observed| observed.injected_at)));
     next.reverted_at = next.reverted_at.or_else(|| {
-        let all_answered = started.iter().all(|cluster| cluster.observed.is_some_and(|o| o.phase >= ClusterPhase::Reverting));
+        let all_answered = started
+            .iter()
+            .all(|cluster| cluster.observed.is_some_and(|o| o.phase >= ClusterPhase::Reverting));
         last_of(acting().map(|observed| observed.reverted_at)).filter(|_| all_answered)
     });
     if started.iter().all(|cluster| cluster.finished()) {
@@ -193,20 +198,20 @@ fn phase(started: &[&Seen<'_>]) -> RunPhase {
 
 /// The worst cluster gives the run its outcome and its reason.
 fn conclude(next: &mut RunSummary, started: &[&Seen<'_>]) {
-    let worst = started.iter().filter_map(|cluster| Some((cluster.outcome()?, cluster))).max_by_key(|(o, _)| *o);
+    let worst =
+        started.iter().filter_map(|cluster| Some((cluster.outcome()?, cluster))).max_by_key(|(o, _)| *o);
     let Some((outcome, cluster)) = worst else { return };
     next.outcome = Some(outcome);
-    match cluster.observed.filter(|observed| observed.phase == ClusterPhase::Finished) {
-        Some(observed) => {
-            next.reason.clone_from(&observed.reason);
-            next.message.clone_from(&observed.message);
-        }
-        None => {
-            CLUSTER_LOST.clone_into(&mut next.reason);
-            "a cluster did not report its end".clone_into(&mut next.message);
-        }
+    if let Some(observed) = cluster.observed.filter(|observed| observed.phase == ClusterPhase::Finished) {
+        next.reason.clone_from(&observed.reason);
+        next.message.clone_from(&observed.message);
+    } else {
+        CLUSTER_LOST.clone_into(&mut next.reason);
+        "a cluster did not report its end".clone_into(&mut next.message);
     }
-    for refusal in started.iter().filter_map(|cluster| cluster.observed).flat_map(|observed| &observed.refusals) {
+    for refusal in
+        started.iter().filter_map(|cluster| cluster.observed).flat_map(|observed| &observed.refusals)
+    {
         add_refusal(&mut next.refusals, refusal);
     }
 }
@@ -233,7 +238,8 @@ fn counts(clusters: &[Seen<'_>], old: &RunSummary) -> ClusterCounts {
         ..ClusterCounts::default()
     };
     for cluster in clusters {
-        counts.planned += i32::from(cluster.observed.is_some_and(|observed| observed.phase >= ClusterPhase::Planned));
+        counts.planned +=
+            i32::from(cluster.observed.is_some_and(|observed| observed.phase >= ClusterPhase::Planned));
         counts.unknown += i32::from(cluster.unknown());
         if cluster.started && !cluster.finished() {
             counts.running += i32::from(cluster.phase() >= ClusterPhase::Accepted);

@@ -17,7 +17,7 @@ use crate::store::{Store, Txn};
 const AGENT_TTL: Duration = Duration::from_hours(24);
 /// How long a server's certificate is valid; it is made anew at half of it.
 const SERVER_TTL: Duration = Duration::from_hours(24 * 30);
-/// The one CA of the first slice.
+/// The one CA there is; a rotation makes the next epoch.
 const CA_EPOCH: u64 = 1;
 
 /// The value of `certs/<cluster>`: what was signed last for it.

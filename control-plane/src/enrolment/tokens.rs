@@ -70,13 +70,17 @@ pub enum Refused {
     #[error("the join token expired at {0}: invite the cluster again")]
     Expired(Timestamp),
     /// Used with another key.
-    #[error("the join token was used already, with another key: invite the cluster again, and find out who used it")]
+    #[error(
+        "the join token was used already, with another key: invite the cluster again, and find out who used it"
+    )]
     Used,
     /// The cluster was revoked or removed meanwhile.
     #[error("the cluster of this join token was revoked or removed")]
     Gone,
     /// The enrolling cluster is not the one that had this identity.
-    #[error("this join token belongs to a cluster that had another kube-system namespace: remove it and invite it again")]
+    #[error(
+        "this join token belongs to a cluster that had another kube-system namespace: remove it and invite it again"
+    )]
     OtherCluster,
     /// Too many at once.
     #[error("too many enrolments at once: try again in some seconds")]
@@ -155,10 +159,7 @@ impl Enroller {
     /// # Errors
     /// [`Refused`].
     pub async fn enrol(&self, request: &EnrolRequest) -> Result<Enrolled, Refused> {
-        let result = match self.admit() {
-            true => self.enrol_inner(request).await,
-            false => Err(Refused::TooMany),
-        };
+        let result = if self.admit() { self.enrol_inner(request).await } else { Err(Refused::TooMany) };
         let id: String = request.token.split('.').next().unwrap_or_default().chars().take(16).collect();
         match &result {
             Ok(enrolled) => {
@@ -213,7 +214,8 @@ impl Enroller {
                 return Err(Refused::Expired(record.expires_at));
             }
             let leaf = self.signer.sign_agent(&record.cluster, &csr, now)?;
-            let txn = self.use_up(&record, request, &csr, &leaf, now).await?.unchanged(&path, entry.mod_revision);
+            let txn =
+                self.use_up(&record, request, &csr, &leaf, now).await?.unchanged(&path, entry.mod_revision);
             let used = TokenUse { at: now, key_hash: csr.key_hash(), chain_pem: leaf.chain_pem.clone() };
             let cluster = record.cluster.clone();
             let txn = txn.put(&path, json(&TokenRecord { used: Some(used), ..record })?);
@@ -256,7 +258,10 @@ impl Enroller {
             .unchanged(&spec_path, entry.mod_revision)
             .unchanged(&status_path, status_entry.map_or(0, |entry| entry.mod_revision))
             .put(codec::cert_path(record.cluster.as_str())?, json(&cert_record(csr, leaf))?)
-            .put(&status_path, codec::encode(&Object::ClusterStatus(record.cluster.clone(), Box::new(status)))?);
+            .put(
+                &status_path,
+                codec::encode(&Object::ClusterStatus(record.cluster.clone(), Box::new(status)))?,
+            );
         if record.auto_accept && !spec.accepted {
             spec.accepted = true;
             txn = txn.put(&spec_path, codec::encode(&Object::ClusterSpec(spec))?);

@@ -48,11 +48,12 @@ impl LinkService {
 fn cluster_of<T>(request: &Request<T>) -> Result<ClusterId, Status> {
     let info = request.extensions().get::<ConnInfo>();
     let peer = info.and_then(|info| info.peer.as_ref());
-    let peer = peer.ok_or_else(|| Status::unauthenticated("a client certificate of this control plane is required"))?;
+    let peer = peer
+        .ok_or_else(|| Status::unauthenticated("a client certificate of this control plane is required"))?;
     match peer.role() {
-        Role::Agent { cluster } => {
-            cluster.parse().map_err(|error| Status::permission_denied(format!("certificate of an unusable cluster: {error}")))
-        }
+        Role::Agent { cluster } => cluster.parse().map_err(|error| {
+            Status::permission_denied(format!("certificate of an unusable cluster: {error}"))
+        }),
         _ => Err(Status::permission_denied("only a cluster's agent may open a link")),
     }
 }
@@ -78,10 +79,11 @@ impl Link for LinkService {
             // The pump never ends a session by itself: its end is the end of `up`.
             tokio::pin!(pump);
             tokio::pin!(session);
-            tokio::select! {
-                _ = &mut session => {}
-                () = &mut pump => drop((&mut session).await),
-            }
+            let ended = tokio::select! {
+                end = &mut session => end,
+                () = &mut pump => (&mut session).await,
+            };
+            tracing::debug!(?ended, "link closed");
         });
         let down = tokio_stream::wrappers::ReceiverStream::new(down).map(|message| Ok(message.into()));
         Ok(Response::new(Box::pin(down)))

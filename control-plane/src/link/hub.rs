@@ -76,8 +76,10 @@ impl Hub {
         let member = codec::path(&ObjectKey::ClusterSpec(cluster.clone()))?;
         for _ in 0..8 {
             let entry = self.store.get(&path).await?;
-            let old: ClusterStatus =
-                entry.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_default();
+            let old: ClusterStatus = entry
+                .as_ref()
+                .and_then(|entry| serde_json::from_slice(&entry.value).ok())
+                .unwrap_or_default();
             let mut new = old.clone();
             change(&mut new);
             if new == old && entry.is_some() {

@@ -22,9 +22,11 @@ use crate::authored::Intake;
 use crate::centre::{Error, persist_halt};
 use crate::driver::codec;
 use crate::engine::object::{Object, ObjectKey, ObservedRecord};
-use crate::store::{Compare, Outcome as TxnOutcome, Txn};
+use crate::store::{Compare, Outcome as TxnOutcome, PageRequest, Txn};
 
 const RETRY: Duration = Duration::from_millis(300);
+/// How long this replica may lag behind the store before it is looked at again.
+const LAG: Duration = Duration::from_millis(20);
 /// What of a value fits into the store with some room.
 const MAX_VALUE_BYTES: usize = 15 * 1024;
 /// Most halts kept of one cluster.
@@ -71,7 +73,41 @@ impl Ingest {
                 }
             }
         });
-        self.lane.desired_list();
+    }
+
+    /// Tells the agent every run with a desired state, once this replica knows all that the store
+    /// has: what is not named there is stopped.
+    async fn list_desired(&self) -> Result<(), Error> {
+        let prefix = format!("desired/{}/", self.cluster);
+        let mut request = PageRequest::first(500);
+        let mut wanted = BTreeSet::new();
+        loop {
+            let page = self.hub.store.list(&prefix, request.clone()).await?;
+            wanted.extend(page.entries.iter().filter_map(|entry| codec::parse(&entry.key)));
+            match request.next(&page) {
+                Some(next) => request = next,
+                None => break,
+            }
+        }
+        loop {
+            let known = self.hub.cache.read(|state| {
+                state
+                    .runs_on(&self.cluster)
+                    .map(|(run, _)| ObjectKey::Desired(self.cluster.clone(), run.clone()))
+                    .collect()
+            });
+            if wanted.is_subset(&known) {
+                self.lane.desired_list();
+                return Ok(());
+            }
+            tokio::time::sleep(LAG).await;
+            // What left the store meanwhile is not waited for.
+            for key in wanted.difference(&known).cloned().collect::<Vec<_>>() {
+                if self.hub.store.get(&codec::path(&key)?).await?.is_none() {
+                    wanted.remove(&key);
+                }
+            }
+        }
     }
 
     /// Stores until the session ends.
@@ -85,7 +121,9 @@ impl Ingest {
             let item = self.inbox.next().await;
             if let Err(error) = self.store(item.clone()).await {
                 let retry = match &error {
-                    Error::Store(error) => error.retryable() || matches!(error, crate::store::Error::Conflict),
+                    Error::Store(error) => {
+                        error.retryable() || matches!(error, crate::store::Error::Conflict)
+                    }
                     Error::Conflict(_) => true,
                     _ => false,
                 };
@@ -110,6 +148,7 @@ impl Ingest {
             })
             .await?;
         if self.lane.accepted() {
+            self.list_desired().await?;
             for halt in hello.halts.iter().take(MAX_LOCAL_HALTS) {
                 self.adopt(halt).await?;
             }
@@ -120,9 +159,10 @@ impl Ingest {
     /// A halt that the centre forgot. It comes back for this cluster only: what one cluster says
     /// stops nobody else.
     async fn adopt(&self, halt: &Halt) -> Result<(), Error> {
-        let known = self.hub.cache.read(|state| {
-            state.halts.contains_key(&halt.id) || state.resumed.contains(&halt.id)
-        });
+        let known = self
+            .hub
+            .cache
+            .read(|state| state.halts.contains_key(&halt.id) || state.resumed.contains(&halt.id));
         let latched = self.hub.latch.halts().iter().any(|latched| latched.id == halt.id);
         if known || latched || halt.origin.is_some() {
             return Ok(());
@@ -153,9 +193,7 @@ impl Ingest {
             Item::Inventory(inventory) => {
                 let mut inventory = *inventory;
                 inventory.nodes.truncate(100);
-                self.hub
-                    .update_status(&self.cluster, |status| status.inventory.clone_from(&inventory))
-                    .await
+                self.hub.update_status(&self.cluster, |status| status.inventory.clone_from(&inventory)).await
             }
             Item::Authored(authored) => self.authored(&authored).await,
             Item::AuthoredList(refs) => self.intake().reconcile(&refs).await,
@@ -170,7 +208,8 @@ impl Ingest {
         use crate::authored::Answer;
         match self.intake().take(authored).await? {
             Answer::Status(status) => {
-                let status = serde_json::to_vec(&status).map_err(|error| Error::Internal(error.to_string()))?;
+                let status =
+                    serde_json::to_vec(&status).map_err(|error| Error::Internal(error.to_string()))?;
                 self.lane.mirror(authored.object.clone(), status);
             }
             Answer::Run(id) => self.lane.mirror_run(&id),
@@ -180,7 +219,17 @@ impl Ingest {
     }
 
     /// Stores the latest of a run if it is newer than what is stored, then says so.
-    async fn observed(&self, mut observed: Observed, epoch: u64, seq: u64) -> Result<(), Error> {
+    async fn observed(&self, observed: Observed, epoch: u64, seq: u64) -> Result<(), Error> {
+        let newer = |known: (u64, u64)| known < (epoch, seq);
+        self.put_observed(observed, (epoch, seq), newer).await
+    }
+
+    async fn put_observed(
+        &self,
+        mut observed: Observed,
+        (epoch, seq): (u64, u64),
+        newer: impl Fn((u64, u64)) -> bool,
+    ) -> Result<(), Error> {
         let run = observed.run.clone();
         let key = ObjectKey::Observed(self.cluster.clone(), run.clone());
         let path = codec::path(&key)?;
@@ -191,7 +240,7 @@ impl Ingest {
             let entry = self.hub.store.get(&path).await?;
             let known: Option<ObservedRecord> =
                 entry.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok());
-            if known.is_some_and(|known| (known.agent_epoch, known.seq) >= (epoch, seq)) {
+            if known.is_some_and(|known| !newer((known.agent_epoch, known.seq))) {
                 self.lane.ack(&run, epoch, seq);
                 return Ok(());
             }
@@ -240,18 +289,21 @@ impl Ingest {
             let record = entry.observed.get(&self.cluster).map(|observed| observed.value.clone());
             Some((desired.value.generation, desired.value.intent, record))
         });
-        let Some((generation, intent, record)) = known else { return Ok(()) };
+        let Some((generation, intent, record)) = known else {
+            return Ok(());
+        };
         let started = record.as_ref().is_some_and(|record| record.observed.phase >= ClusterPhase::Accepted);
         if generation != nack.generation || started || !matches!(intent, Intent::Plan | Intent::Start) {
             return Ok(());
         }
-        let (epoch, seq) = record.map_or((0, 0), |record| (record.agent_epoch, record.seq + 1));
+        // Our own word in the agent's name: its next one is newer than this, whatever it is.
+        let known = record.map_or((0, 0), |record| (record.agent_epoch, record.seq));
         let mut observed = Observed::new(run, generation, ClusterPhase::Finished);
         observed.outcome = Some(Outcome::Denied);
         "Rejected".clone_into(&mut observed.reason);
         observed.message = format!("{}: {}", nack.code, nack.detail);
         observed.finished_at = Some(self.hub.clock.now());
-        self.observed(observed, epoch.max(1), seq.max(1)).await
+        self.put_observed(observed, known, |stored| stored <= known).await
     }
 
     async fn halt_state(&self, state: HaltState) -> Result<(), Error> {

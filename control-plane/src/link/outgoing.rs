@@ -11,14 +11,14 @@ use super::hub::Hub;
 use super::lane::{Due, Lane};
 use crate::authored::run_status;
 use crate::engine::state::{State, applies_to};
-use crate::engine::stopping::stop_of;
+use crate::engine::stopping::{stop_of, was_started};
 
 /// How soon a closed session may come back, milliseconds.
 fn reconnect_in_ms(reason: &str) -> u64 {
     match reason {
         "Accepted" => 0,
         "Draining" => 500,
-        "Revoked" | "Removed" | "UnknownCluster" | "OtherCluster" => 60_000,
+        "Revoked" | "Removed" | "OtherCluster" => 60_000,
         _ => 2_000,
     }
 }
@@ -38,9 +38,9 @@ pub(super) fn message(hub: &Hub, cluster: &ClusterId, lane: &Lane, due: Due) -> 
         Due::Clock(id) => Down::ClockReply { id, at: now },
         Due::Heartbeat(seq) => Down::HeartbeatAck { at: now, seq, accepted: lane.accepted() },
         Due::Ack(run, epoch, seq) => Down::ObservedAck { run, epoch, seq },
-        Due::DesiredList => Down::DesiredList(hub.cache.read(|state| {
-            state.runs_on(cluster).map(|(id, _)| id.clone()).collect()
-        })),
+        Due::DesiredList => Down::DesiredList(
+            hub.cache.read(|state| state.runs_on(cluster).map(|(id, _)| id.clone()).collect()),
+        ),
         Due::Spec(hash) => {
             let body = hub.cache.read(|state| state.specs.get(&hash).map(|known| known.json.clone()));
             Down::Spec { hash, body: body.unwrap_or_default().into_bytes() }
@@ -57,7 +57,9 @@ pub(super) fn message(hub: &Hub, cluster: &ClusterId, lane: &Lane, due: Due) -> 
 fn halts(hub: &Hub, cluster: &ClusterId) -> Halts {
     let latched = hub.latch.halts();
     hub.cache.read(|state| {
-        let Some(member) = state.spec_of(cluster) else { return Halts::default() };
+        let Some(member) = state.spec_of(cluster) else {
+            return Halts::default();
+        };
         let mut halts: Vec<_> = state.halts.values().map(|halt| halt.value.clone()).collect();
         halts.extend(latched.into_iter().filter(|halt| !state.halts.contains_key(&halt.id)));
         halts.retain(|halt| {
@@ -69,9 +71,12 @@ fn halts(hub: &Hub, cluster: &ClusterId) -> Halts {
 
 fn desired(hub: &Hub, cluster: &ClusterId, run: &RunId, now: Timestamp) -> Option<Down> {
     let stopped = hub.latch.stop_reason(run);
-    let mut desired =
-        hub.cache.read(|state| state.runs.get(run)?.desired.get(cluster).map(|desired| desired.value.clone()))?;
+    let mut desired = hub
+        .cache
+        .read(|state| state.runs.get(run)?.desired.get(cluster).map(|desired| desired.value.clone()))?;
+    // What never started needs no Stop: the decision that ends it takes this generation.
     if let Some(reason) = stopped
+        && was_started(&desired)
         && !matches!(desired.intent, Intent::Stop | Intent::Forget)
     {
         desired = stop_of(&desired, reason);
@@ -85,7 +90,9 @@ fn desired(hub: &Hub, cluster: &ClusterId, run: &RunId, now: Timestamp) -> Optio
 fn mirror(state: &State, cluster: &ClusterId, run: &RunId) -> Option<Down> {
     let entry = state.runs.get(run)?;
     let (record, summary) = (&entry.record.as_ref()?.value, &entry.summary.as_ref()?.value);
-    let Principal::Namespace { cluster: origin, .. } = &record.principal else { return None };
+    let Principal::Namespace { cluster: origin, .. } = &record.principal else {
+        return None;
+    };
     if origin != cluster {
         return None;
     }

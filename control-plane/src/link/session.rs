@@ -23,7 +23,7 @@ use crate::store::{Compare, Outcome, Txn};
 /// How long an agent may take to say Hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// How long an agent may take to read one message.
-const SEND_WITHIN: Duration = Duration::from_secs(60);
+const SEND_WITHIN: Duration = Duration::from_mins(1);
 /// How long the last word may take.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -65,13 +65,20 @@ pub async fn serve(
     hub.health.sessions.inc();
     hub.cache.attach(&cluster, &lane);
     let inbox = Arc::new(Inbox::default());
-    let ingest = Ingest { hub: hub.clone(), cluster: cluster.clone(), inbox: inbox.clone(), lane: lane.clone() };
+    let ingest =
+        Ingest { hub: hub.clone(), cluster: cluster.clone(), inbox: inbox.clone(), lane: lane.clone() };
     ingest.greet(&hello, spec.accepted);
     let mut parts = JoinSet::new();
     parts.spawn(ingest.run(hello));
     parts.spawn(send(hub.clone(), cluster.clone(), lane.clone(), down));
     parts.spawn(reassert(hub.clone(), cluster.clone(), lane.clone()));
-    let reader = Reader { hub: hub.clone(), lane: lane.clone(), inbox, tokens: f64::from(hub.config.burst), filled_at: Instant::now() };
+    let reader = Reader {
+        hub: hub.clone(),
+        lane: lane.clone(),
+        inbox,
+        tokens: f64::from(hub.config.burst),
+        filled_at: Instant::now(),
+    };
     parts.spawn(reader.run(up));
     let end = parts.join_next().await.and_then(Result::ok).unwrap_or(End::Closed);
     // A close that is due is still said, if the agent reads.
@@ -103,12 +110,16 @@ async fn open(
         Ok(Some(_)) => return Err(End::Sent("HelloExpected")),
         Err(_) => return Err(End::Silent),
     };
+    if tokio::time::timeout(HELLO_WITHIN, hub.cache.complete()).await.is_err() {
+        return Err(End::Sent("NotReady"));
+    }
     if !(hello.protocol_min..=hello.protocol_max).contains(&PROTOCOL) {
         return Err(End::Sent("ProtocolUnsupported"));
     }
     let (spec, uid) = hub.cache.read(|state| {
         let entry = state.clusters.get(cluster);
-        let uid = entry.and_then(|entry| entry.status.as_ref()).map(|status| status.value.kube_system_uid.clone());
+        let uid =
+            entry.and_then(|entry| entry.status.as_ref()).map(|status| status.value.kube_system_uid.clone());
         (state.spec_of(cluster).cloned(), uid.unwrap_or_default())
     });
     let spec = spec.ok_or(End::Sent("UnknownCluster"))?;
@@ -144,7 +155,12 @@ fn welcome(hub: &Hub, cluster: &ClusterId, lane: &Lane) -> Welcome {
 }
 
 /// Puts the session's key. The newest session wins, but none of an older agent epoch.
-async fn claim(hub: &Hub, cluster: &ClusterId, lane: &Lane, agent_epoch: u64) -> Result<bool, crate::centre::Error> {
+async fn claim(
+    hub: &Hub,
+    cluster: &ClusterId,
+    lane: &Lane,
+    agent_epoch: u64,
+) -> Result<bool, crate::centre::Error> {
     let lease = *hub.lease.borrow();
     let Some(lease) = lease else {
         return Err(crate::centre::Error::Internal("this replica has no lease now".to_owned()));
@@ -166,9 +182,11 @@ async fn claim(hub: &Hub, cluster: &ClusterId, lane: &Lane, agent_epoch: u64) ->
             return Ok(false);
         }
         let revision = entry.map_or(0, |entry| entry.mod_revision);
-        let txn = Txn::new()
-            .when(Compare::ModRevision(path.clone(), revision))
-            .put_leased(&path, value.clone(), lease);
+        let txn = Txn::new().when(Compare::ModRevision(path.clone(), revision)).put_leased(
+            &path,
+            value.clone(),
+            lease,
+        );
         if let Outcome::Committed { revision } = hub.store.txn(txn).await? {
             lane.set_revision(revision);
             return Ok(true);
@@ -196,7 +214,9 @@ async fn reassert(hub: Arc<Hub>, cluster: ClusterId, lane: Arc<Lane>) -> End {
 /// Takes the session's key back, unless another session has it.
 async fn close(hub: &Hub, cluster: &ClusterId, lane: &Lane) {
     let now = hub.clock.now();
-    let Ok(path) = crate::driver::codec::path(&ObjectKey::Session(cluster.clone())) else { return };
+    let Ok(path) = crate::driver::codec::path(&ObjectKey::Session(cluster.clone())) else {
+        return;
+    };
     let work = async {
         let revision = lane.revision();
         let txn = Txn::new().when(Compare::ModRevision(path.clone(), revision)).delete(&path);
@@ -272,7 +292,12 @@ impl Reader {
 
     fn refuse(&self, run: &str, generation: u64, code: &str, detail: &str) {
         self.hub.health.nacks.inc();
-        self.lane.nack(Nack { run: run.to_owned(), generation, code: code.to_owned(), detail: detail.to_owned() });
+        self.lane.nack(Nack {
+            run: run.to_owned(),
+            generation,
+            code: code.to_owned(),
+            detail: detail.to_owned(),
+        });
     }
 
     fn take(&self, message: Up) {
@@ -282,7 +307,12 @@ impl Reader {
             Up::Inventory(inventory) => self.store(Item::Inventory(inventory)),
             Up::Hello(_) => self.refuse("", 0, "HelloAgain", "a session has one Hello"),
             _ if !self.lane.accepted() => {
-                self.refuse("", 0, "NotAccepted", "this cluster may only send heartbeats and its inventory until it is accepted");
+                self.refuse(
+                    "",
+                    0,
+                    "NotAccepted",
+                    "this cluster may only send heartbeats and its inventory until it is accepted",
+                );
             }
             Up::Observed { observed, epoch, seq } => self.store(Item::Observed(observed, epoch, seq)),
             Up::Nack(nack) => self.store(Item::Nack(nack)),

@@ -58,7 +58,9 @@ impl Document for SetHalt {
     }
 
     fn check(mended: &mut Value, problems: &mut Vec<Problem>) {
-        let Some(scope) = mended.get_mut("scope").filter(|scope| !scope.is_null()) else { return };
+        let Some(scope) = mended.get_mut("scope").filter(|scope| !scope.is_null()) else {
+            return;
+        };
         let text = json!({ "type": "string" });
         let kind = scope.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
         let fields: &[(&str, Value)] = match kind.as_str() {
@@ -148,13 +150,19 @@ mod tests {
     fn a_scope_is_read_as_strictly_as_the_rest() {
         for (body, expected) in [
             (r#"{"scope": {"type": "fleet"}}"#, vec![]),
-            (r#"{"scope": {"type": "fleets"}}"#, vec!["scope.type: write one of fleet, clusters, cluster, namespace"]),
+            (
+                r#"{"scope": {"type": "fleets"}}"#,
+                vec!["scope.type: write one of fleet, clusters, cluster, namespace"],
+            ),
             (r#"{"scope": 3}"#, vec!["scope.type: write one of fleet, clusters, cluster, namespace"]),
-            (r#"{"scope": {"type": "cluster", "cluser": "c1"}}"#, vec![
-                "scope.cluser: unknown field; did you mean cluster?",
-                "scope.cluster: missing",
-            ]),
-            (r#"{"scope": {"type": "fleet", "cluster": "c1"}}"#, vec!["scope.cluster: unknown field; known here: type"]),
+            (
+                r#"{"scope": {"type": "cluster", "cluser": "c1"}}"#,
+                vec!["scope.cluser: unknown field; did you mean cluster?", "scope.cluster: missing"],
+            ),
+            (
+                r#"{"scope": {"type": "fleet", "cluster": "c1"}}"#,
+                vec!["scope.cluster: unknown field; known here: type"],
+            ),
         ] {
             assert_eq!(paths::<SetHalt>(body), expected, "{body}");
         }

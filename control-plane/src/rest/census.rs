@@ -13,6 +13,7 @@ use proto::status::RunPhase;
 
 use crate::centre::Centre;
 use crate::engine::state::State;
+use crate::health::OUTCOMES;
 
 const PHASES: [RunPhase; 6] = [
     RunPhase::Planning,
@@ -21,14 +22,6 @@ const PHASES: [RunPhase; 6] = [
     RunPhase::Running,
     RunPhase::Reverting,
     RunPhase::Finished,
-];
-const OUTCOMES: [Outcome; 6] = [
-    Outcome::Completed,
-    Outcome::Aborted,
-    Outcome::Halted,
-    Outcome::Failed,
-    Outcome::Denied,
-    Outcome::Missed,
 ];
 
 /// Counts on demand.
@@ -55,7 +48,9 @@ impl Counts {
         };
         for summary in state.runs.values().filter_map(|run| run.summary.as_ref()) {
             *counts.phases.entry(summary.value.phase).or_default() += 1;
-            let Some(outcome) = summary.value.outcome else { continue };
+            let Some(outcome) = summary.value.outcome else {
+                continue;
+            };
             if let Some((_, count)) = counts.outcomes.iter_mut().find(|(known, _)| *known == outcome) {
                 *count += 1;
             }
@@ -76,20 +71,27 @@ impl Collector for Census {
         let counts = self.0.inner.cache.read(|state| Counts::of(state, &self.0));
         let store_up = i64::from(self.0.health().store_ok());
         let plain = [
-            ("clusters", "Members, invited ones included", counts.clusters),
-            ("clusters_connected", "Members with a live session on any replica", counts.connected),
-            ("halts", "Halts in force", counts.halts),
-            ("store_up", "Whether the last probe of the store was answered: 1 or 0", store_up),
+            ("clusters", "members, invited ones included.", counts.clusters),
+            ("clusters_connected", "members with a live session on any replica.", counts.connected),
+            ("halts", "halts in force.", counts.halts),
+            ("store_up", "whether the last probe of the store was answered.", store_up),
         ];
         for (name, help, value) in plain {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)?;
         }
-        let phases = PHASES.map(|phase| (format!("{phase:?}"), counts.phases.get(&phase).copied().unwrap_or(0)));
-        family(&mut encoder, "runs", "Runs on record by phase", "phase", &phases)?;
+        let phases =
+            PHASES.map(|phase| (format!("{phase:?}"), counts.phases.get(&phase).copied().unwrap_or(0)));
+        family(&mut encoder, "runs", "runs on record by phase.", "phase", &phases)?;
         let outcomes: Vec<_> =
             counts.outcomes.iter().map(|(outcome, count)| (format!("{outcome:?}"), *count)).collect();
-        family(&mut encoder, "runs_by_outcome", "Runs on record that have an outcome", "outcome", &outcomes)
+        family(
+            &mut encoder,
+            "runs_by_outcome",
+            "runs on record that have an outcome, by it.",
+            "outcome",
+            &outcomes,
+        )
     }
 }
 

@@ -60,14 +60,12 @@ pub(crate) async fn put_experiment(
     let tag = match &expected {
         Expected::Anything => None,
         Expected::Exists => Some("*".to_owned()),
-        Expected::OneOf(tags) => match tags.as_slice() {
-            [tag] => Some(tag.clone()),
-            _ => {
-                let current = rest.centre.experiment(&caller, &name).map(|view| view.hash).ok();
-                expected.check(current.as_deref())?;
-                current
-            }
-        },
+        Expected::OneOf(tags) if tags.len() == 1 => tags.first().cloned(),
+        Expected::OneOf(_) => {
+            let current = rest.centre.experiment(&caller, &name).map(|view| view.hash).ok();
+            expected.check(current.as_deref())?;
+            current
+        }
     };
     let stored = rest.centre.put_experiment(&caller, &name, body.spec, tag.as_deref()).await;
     let view = stored.map_err(|error| Refused::of_conditional(error, expected.is_conditional()))?;

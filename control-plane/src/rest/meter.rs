@@ -44,10 +44,10 @@ impl Default for Meter {
         let durations: Family<Route, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
         let mut registry = Registry::with_prefix("faultline");
-        registry.register("rest_requests", "Requests answered by the REST API", requests.clone());
+        registry.register("rest_requests", "requests answered by the REST API", requests.clone());
         registry.register_with_unit(
             "rest_request_duration",
-            "Time from a request's head to its answer's head",
+            "time from a request's head to its answer's head",
             Unit::Seconds,
             durations.clone(),
         );
@@ -69,7 +69,10 @@ pub(crate) async fn measure(State(meter): State<Meter>, request: Request, next: 
     let method = method(request.method());
     let begun = Instant::now();
     let response = next.run(request).await;
-    meter.durations.get_or_create(&Route { route: route.clone(), method }).observe(begun.elapsed().as_secs_f64());
+    meter
+        .durations
+        .get_or_create(&Route { route: route.clone(), method })
+        .observe(begun.elapsed().as_secs_f64());
     let answered = Answered { route, method, code: response.status().as_u16() };
     meter.requests.get_or_create(&answered).inc();
     response

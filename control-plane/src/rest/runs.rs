@@ -89,7 +89,10 @@ pub(crate) async fn watch_run(
     Segment(run): Segment,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refused> {
     let Ok(place) = Arc::clone(&rest.watches).try_acquire_owned() else {
-        return Err(Refused::new(ErrorCode::Unavailable, "too many runs are watched here: ask another replica"));
+        return Err(Refused::new(
+            ErrorCode::Unavailable,
+            "too many runs are watched here: ask another replica",
+        ));
     };
     let views = rest.centre.watch_run(&caller, &run)?;
     let closing = rest.closing.clone().cancelled_owned();

@@ -16,15 +16,8 @@ pub(super) struct Backoff {
 impl Backoff {
     /// Ceilings from `min`, doubling up to `max`.
     pub(super) fn new(min: Duration, max: Duration) -> Self {
-        let builder = ExponentialBuilder::new()
-            .with_min_delay(min)
-            .with_max_delay(max)
-            .without_max_times();
-        Self {
-            builder,
-            ceilings: builder.build(),
-            max,
-        }
+        let builder = ExponentialBuilder::new().with_min_delay(min).with_max_delay(max).without_max_times();
+        Self { builder, ceilings: builder.build(), max }
     }
 
     /// Starts again at the shortest wait: call it when something succeeded.
@@ -48,10 +41,7 @@ mod tests {
         let mut seen = Vec::new();
         for ceiling_ms in [100, 200, 400, 800, 1000, 1000, 1000, 1000, 1000, 1000] {
             let delay = backoff.next_delay();
-            assert!(
-                delay <= Duration::from_millis(ceiling_ms),
-                "{delay:?} over {ceiling_ms} ms"
-            );
+            assert!(delay <= Duration::from_millis(ceiling_ms), "{delay:?} over {ceiling_ms} ms");
             seen.push(delay);
         }
         seen.dedup();

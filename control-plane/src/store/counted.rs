@@ -9,7 +9,9 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
-use super::{Entry, Error, Health, Lease, LeaseId, Outcome, Page, PageRequest, Revision, Store, Txn, WatchStream};
+use super::{
+    Entry, Error, Health, Lease, LeaseId, Outcome, Page, PageRequest, Revision, Store, Txn, WatchStream,
+};
 
 /// Names the call that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -84,5 +86,22 @@ impl Store for Counted {
 
     async fn health(&self) -> Result<Health, Error> {
         self.count("health", self.inner.health().await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn an_error_is_counted_and_passed_on() {
+        let errors = Errors::default();
+        let store = Counted::new(Arc::new(MemoryStore::new()), &errors);
+        store.get("a").await.expect("no error");
+        assert!(matches!(store.watch("", 1000).await, Err(Error::Rewound { .. })));
+        for (call, count) in [("get", 0), ("watch", 1)] {
+            assert_eq!(errors.get_or_create(&Call { call }).get(), count, "{call}");
+        }
     }
 }

@@ -78,22 +78,14 @@ pub async fn campaign(
         until_gone(observed.as_ref(), &name, ours).await;
         signal.cancel();
     });
-    Ok(Leadership {
-        store,
-        key: key.to_owned(),
-        create_revision: won,
-        lost,
-        _observer: observer,
-    })
+    Ok(Leadership { store, key: key.to_owned(), create_revision: won, lost, _observer: observer })
 }
 
 /// Returns the revision that created the key as ours.
 async fn win(store: &dyn Store, key: &str, replica: &str, lease: &KeptLease) -> Result<Revision, Error> {
     let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     loop {
-        let txn = Txn::new()
-            .absent(key)
-            .put_leased(key, replica.to_owned(), lease.id());
+        let txn = Txn::new().absent(key).put_leased(key, replica.to_owned(), lease.id());
         match store.txn(txn).await {
             // Also after a commit whose answer was lost, the key tells.
             Ok(_) => {}
@@ -149,9 +141,7 @@ async fn watch_until_gone(store: &dyn Store, key: &str, same: &impl Fn(&Entry) -
     };
     loop {
         if let WatchItem::Events { events, .. } = watch.next().await?
-            && events
-                .iter()
-                .any(|event| matches!(event, Event::Delete { key: gone, .. } if gone == key))
+            && events.iter().any(|event| matches!(event, Event::Delete { key: gone, .. } if gone == key))
         {
             return Ok(());
         }

@@ -57,9 +57,7 @@ pub struct EtcdTls {
 
 impl std::fmt::Debug for EtcdTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EtcdTls")
-            .field("server_name", &self.server_name)
-            .finish_non_exhaustive()
+        f.debug_struct("EtcdTls").field("server_name", &self.server_name).finish_non_exhaustive()
     }
 }
 
@@ -86,14 +84,8 @@ impl EtcdConfig {
         if self.endpoints.is_empty() {
             return Err(Error::Config("no etcd endpoint".to_owned()));
         }
-        match self
-            .endpoints
-            .iter()
-            .find(|endpoint| !endpoint.starts_with(scheme))
-        {
-            Some(wrong) => Err(Error::Config(format!(
-                "etcd endpoint {wrong} does not start with {scheme}"
-            ))),
+        match self.endpoints.iter().find(|endpoint| !endpoint.starts_with(scheme)) {
+            Some(wrong) => Err(Error::Config(format!("etcd endpoint {wrong} does not start with {scheme}"))),
             None => Ok(()),
         }
     }
@@ -126,9 +118,7 @@ pub struct EtcdStore {
 
 impl std::fmt::Debug for EtcdStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EtcdStore")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
+        f.debug_struct("EtcdStore").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -201,15 +191,10 @@ impl EtcdStore {
     async fn locate(&self, error: Error, seen: Revision) -> Error {
         match error {
             Error::Rewound { .. } => match self.health().await {
-                Ok(health) => Error::Rewound {
-                    seen,
-                    current: health.revision,
-                },
+                Ok(health) => Error::Rewound { seen, current: health.revision },
                 Err(error) => error,
             },
-            Error::Compacted { .. } => Error::Compacted {
-                compact_revision: seen,
-            },
+            Error::Compacted { .. } => Error::Compacted { compact_revision: seen },
             error => error,
         }
     }
@@ -225,9 +210,7 @@ fn range_end(prefix: &[u8]) -> Vec<u8> {
 }
 
 fn stripped(prefix: &str, kv: &KeyValue) -> Result<String, Error> {
-    let key = std::str::from_utf8(kv.key())
-        .ok()
-        .and_then(|key| key.strip_prefix(prefix));
+    let key = std::str::from_utf8(kv.key()).ok().and_then(|key| key.strip_prefix(prefix));
     let key =
         key.ok_or_else(|| Error::Corrupt(format!("foreign key {:?}", kv.key().escape_ascii().to_string())))?;
     Ok(key.to_owned())
@@ -265,9 +248,7 @@ impl Store for EtcdStore {
             _ => start,
         };
         // etcd takes a limit or a revision of 0 for none.
-        let mut options = GetOptions::new()
-            .with_range(end)
-            .with_limit(page.limit.max(1) as i64);
+        let mut options = GetOptions::new().with_range(end).with_limit(page.limit.max(1) as i64);
         if let Some(revision) = page.revision {
             options = options.with_revision(revision as i64);
         }
@@ -277,11 +258,7 @@ impl Store for EtcdStore {
             Err(error) => return Err(self.locate(error, page.revision.unwrap_or(0)).await),
         };
         Ok(Page {
-            entries: answer
-                .kvs()
-                .iter()
-                .map(|kv| self.entry(kv))
-                .collect::<Result<_, _>>()?,
+            entries: answer.kvs().iter().map(|kv| self.entry(kv)).collect::<Result<_, _>>()?,
             revision: page.revision.unwrap_or_else(|| revision(answer.header())),
             more: answer.more(),
         })
@@ -289,13 +266,7 @@ impl Store for EtcdStore {
 
     async fn txn(&self, txn: Txn) -> Result<Outcome, Error> {
         self.config.limits.check(&txn)?;
-        let lease = txn.ops.iter().find_map(|op| {
-            if let Op::Put(_, _, lease) = op {
-                *lease
-            } else {
-                None
-            }
-        });
+        let lease = txn.ops.iter().find_map(|op| if let Op::Put(_, _, lease) = op { *lease } else { None });
         let compare: Vec<_> = txn.compare.iter().map(|compare| self.compare(compare)).collect();
         let ops: Vec<_> = txn.ops.into_iter().map(|op| self.op(op)).collect();
         let mut kv = self.kv.clone();
@@ -305,11 +276,7 @@ impl Store for EtcdStore {
             answer => answer?,
         };
         let revision = revision(answer.header());
-        Ok(if answer.succeeded() {
-            Outcome::Committed { revision }
-        } else {
-            Outcome::Conflict { revision }
-        })
+        Ok(if answer.succeeded() { Outcome::Committed { revision } } else { Outcome::Conflict { revision } })
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, Error> {
@@ -319,13 +286,8 @@ impl Store for EtcdStore {
     async fn lease_grant(&self, ttl: Duration) -> Result<Lease, Error> {
         let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
         let mut client = self.client.lease_client();
-        let answer = self
-            .call("grant lease", client.grant(seconds.max(1) as i64, None))
-            .await?;
-        Ok(Lease {
-            id: LeaseId(answer.id()),
-            ttl: Duration::from_secs(answer.ttl() as u64),
-        })
+        let answer = self.call("grant lease", client.grant(seconds.max(1) as i64, None)).await?;
+        Ok(Lease { id: LeaseId(answer.id()), ttl: Duration::from_secs(answer.ttl() as u64) })
     }
 
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration, Error> {
@@ -364,11 +326,7 @@ impl Store for EtcdStore {
     async fn health(&self) -> Result<Health, Error> {
         let mut kv = self.kv.clone();
         let options = GetOptions::new().with_count_only();
-        let answer = self
-            .call("health", kv.get(self.config.prefix.as_bytes(), Some(options)))
-            .await?;
-        Ok(Health {
-            revision: revision(answer.header()),
-        })
+        let answer = self.call("health", kv.get(self.config.prefix.as_bytes(), Some(options))).await?;
+        Ok(Health { revision: revision(answer.header()) })
     }
 }

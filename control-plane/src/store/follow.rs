@@ -96,10 +96,7 @@ pub fn follow(store: Arc<dyn Store>, prefix: impl Into<String>, config: FollowCo
         backoff: Backoff::new(config.backoff_min, config.backoff_max),
     };
     follower.spawn(state.run());
-    Mirror {
-        changes,
-        _follower: follower,
-    }
+    Mirror { changes, _follower: follower }
 }
 
 /// What is known of a key: enough to tell a difference.
@@ -111,10 +108,7 @@ struct Known {
 
 impl From<&Entry> for Known {
     fn from(entry: &Entry) -> Self {
-        Self {
-            create_revision: entry.create_revision,
-            mod_revision: entry.mod_revision,
-        }
+        Self { create_revision: entry.create_revision, mod_revision: entry.mod_revision }
     }
 }
 
@@ -209,10 +203,7 @@ impl Follower {
         loop {
             let page = self.store.list(&self.prefix, request.clone()).await?;
             if page.revision < self.synced {
-                return Err(Error::Rewound {
-                    seen: self.synced,
-                    current: page.revision,
-                });
+                return Err(Error::Rewound { seen: self.synced, current: page.revision });
             }
             let next = request.next(&page);
             for entry in page.entries {
@@ -244,10 +235,7 @@ impl Follower {
     async fn synced(&mut self, revision: Revision) -> Result<(), Error> {
         self.backoff.reset();
         self.synced = self.synced.max(revision);
-        self.send(Change::Synced {
-            revision: self.synced,
-        })
-        .await
+        self.send(Change::Synced { revision: self.synced }).await
     }
 
     async fn watch(&mut self) -> Result<(), Error> {

@@ -43,10 +43,7 @@ struct Path {
 
 impl Path {
     fn new(family: &'static str) -> Self {
-        Self {
-            family,
-            text: family.to_owned(),
-        }
+        Self { family, text: family.to_owned() }
     }
 
     fn name(mut self, segment: &str) -> Result<Self, KeyError> {
@@ -54,16 +51,10 @@ impl Path {
             return Err(KeyError::Empty(self.family));
         }
         if segment.len() > MAX_SEGMENT_BYTES {
-            return Err(KeyError::TooLong {
-                family: self.family,
-                bytes: segment.len(),
-            });
+            return Err(KeyError::TooLong { family: self.family, bytes: segment.len() });
         }
         if segment.chars().any(|c| c == '/' || c.is_control()) {
-            return Err(KeyError::BadSegment {
-                family: self.family,
-                segment: segment.to_owned(),
-            });
+            return Err(KeyError::BadSegment { family: self.family, segment: segment.to_owned() });
         }
         self.text.push('/');
         self.text.push_str(segment);
@@ -94,21 +85,14 @@ impl Path {
 
 /// A key of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(
-    missing_docs,
-    reason = "the fields are the segments of the path in the variant's comment"
-)]
+#[expect(missing_docs, reason = "the fields are the segments of the path in the variant's comment")]
 pub enum Key<'a> {
     /// `clusters/<cluster>/spec`
     ClusterSpec { cluster: &'a str },
     /// `clusters/<cluster>/status`
     ClusterStatus { cluster: &'a str },
     /// `experiments/<origin>/<namespace>/<name>`
-    Experiment {
-        origin: &'a str,
-        namespace: &'a str,
-        name: &'a str,
-    },
+    Experiment { origin: &'a str, namespace: &'a str, name: &'a str },
     /// `specs/<sha256>`
     Spec { sha256: &'a str },
     /// `runs/<run>/spec`
@@ -144,18 +128,9 @@ pub enum Key<'a> {
     /// `audit/<replica>/<seq>`
     Audit { replica: &'a str, seq: u64 },
     /// `results/<run>/<cluster>/<chunk>`
-    RunResult {
-        run: &'a str,
-        cluster: &'a str,
-        chunk: u64,
-    },
+    RunResult { run: &'a str, cluster: &'a str, chunk: u64 },
     /// `tombstones/<origin>/<namespace>/<name>/<uid>`
-    Tombstone {
-        origin: &'a str,
-        namespace: &'a str,
-        name: &'a str,
-        uid: &'a str,
-    },
+    Tombstone { origin: &'a str, namespace: &'a str, name: &'a str, uid: &'a str },
 }
 
 impl<'a> Key<'a> {
@@ -167,14 +142,9 @@ impl<'a> Key<'a> {
         let path = match *self {
             Self::ClusterSpec { cluster } => Path::new("clusters").name(cluster)?.fixed("spec"),
             Self::ClusterStatus { cluster } => Path::new("clusters").name(cluster)?.fixed("status"),
-            Self::Experiment {
-                origin,
-                namespace,
-                name,
-            } => Path::new("experiments")
-                .name(origin)?
-                .name(namespace)?
-                .name(name)?,
+            Self::Experiment { origin, namespace, name } => {
+                Path::new("experiments").name(origin)?.name(namespace)?.name(name)?
+            }
             Self::Spec { sha256 } => Path::new("specs").name(sha256)?,
             Self::RunSpec { run } => Path::new("runs").name(run)?.fixed("spec"),
             Self::RunPlan { run, cluster } => Path::new("runs").name(run)?.fixed("plan").name(cluster)?,
@@ -195,16 +165,9 @@ impl<'a> Key<'a> {
             Self::RunResult { run, cluster, chunk } => {
                 Path::new("results").name(run)?.name(cluster)?.number(chunk)
             }
-            Self::Tombstone {
-                origin,
-                namespace,
-                name,
-                uid,
-            } => Path::new("tombstones")
-                .name(origin)?
-                .name(namespace)?
-                .name(name)?
-                .name(uid)?,
+            Self::Tombstone { origin, namespace, name, uid } => {
+                Path::new("tombstones").name(origin)?.name(namespace)?.name(name)?.name(uid)?
+            }
         };
         Ok(path.text())
     }
@@ -219,11 +182,7 @@ impl<'a> Key<'a> {
         let key = match *segments.as_slice() {
             ["clusters", cluster, "spec"] => Self::ClusterSpec { cluster },
             ["clusters", cluster, "status"] => Self::ClusterStatus { cluster },
-            ["experiments", origin, namespace, name] => Self::Experiment {
-                origin,
-                namespace,
-                name,
-            },
+            ["experiments", origin, namespace, name] => Self::Experiment { origin, namespace, name },
             ["specs", sha256] => Self::Spec { sha256 },
             ["runs", run, "spec"] => Self::RunSpec { run },
             ["runs", run, "plan", cluster] => Self::RunPlan { run, cluster },
@@ -238,25 +197,13 @@ impl<'a> Key<'a> {
             ["tokens", id] => Self::Token { id },
             ["certs", cluster] => Self::Cert { cluster },
             ["revoked", cluster, serial] => Self::Revoked { cluster, serial },
-            ["ca", epoch] => Self::Ca {
-                epoch: number(epoch).ok_or_else(unknown)?,
-            },
+            ["ca", epoch] => Self::Ca { epoch: number(epoch).ok_or_else(unknown)? },
             ["epoch"] => Self::Epoch,
-            ["audit", replica, seq] => Self::Audit {
-                replica,
-                seq: number(seq).ok_or_else(unknown)?,
-            },
-            ["results", run, cluster, chunk] => Self::RunResult {
-                run,
-                cluster,
-                chunk: number(chunk).ok_or_else(unknown)?,
-            },
-            ["tombstones", origin, namespace, name, uid] => Self::Tombstone {
-                origin,
-                namespace,
-                name,
-                uid,
-            },
+            ["audit", replica, seq] => Self::Audit { replica, seq: number(seq).ok_or_else(unknown)? },
+            ["results", run, cluster, chunk] => {
+                Self::RunResult { run, cluster, chunk: number(chunk).ok_or_else(unknown)? }
+            }
+            ["tombstones", origin, namespace, name, uid] => Self::Tombstone { origin, namespace, name, uid },
             _ => return Err(unknown()),
         };
         // Building it again checks the segments.
@@ -271,10 +218,7 @@ fn number(segment: &str) -> Option<u64> {
 
 /// A part of the key space to list or watch. Its text ends in a slash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(
-    missing_docs,
-    reason = "the fields are the segments of the path in the variant's comment"
-)]
+#[expect(missing_docs, reason = "the fields are the segments of the path in the variant's comment")]
 pub enum Prefix<'a> {
     /// `clusters/`
     Clusters,
@@ -329,11 +273,7 @@ pub enum Prefix<'a> {
     /// `tombstones/`
     Tombstones,
     /// `tombstones/<origin>/<namespace>/<name>/`
-    TombstonesOf {
-        origin: &'a str,
-        namespace: &'a str,
-        name: &'a str,
-    },
+    TombstonesOf { origin: &'a str, namespace: &'a str, name: &'a str },
 }
 
 impl Prefix<'_> {
@@ -371,14 +311,9 @@ impl Prefix<'_> {
             Self::AuditOf { replica } => Path::new("audit").name(replica)?,
             Self::ResultsOf { run } => Path::new("results").name(run)?,
             Self::Tombstones => Path::new("tombstones"),
-            Self::TombstonesOf {
-                origin,
-                namespace,
-                name,
-            } => Path::new("tombstones")
-                .name(origin)?
-                .name(namespace)?
-                .name(name)?,
+            Self::TombstonesOf { origin, namespace, name } => {
+                Path::new("tombstones").name(origin)?.name(namespace)?.name(name)?
+            }
         };
         Ok(path.prefix())
     }

@@ -32,12 +32,7 @@ impl KeptLease {
         let lost = CancellationToken::new();
         let mut keeper = JoinSet::new();
         keeper.spawn(keep(store.clone(), lease.id, lease.ttl, asked, lost.clone()));
-        Ok(Self {
-            store,
-            id: lease.id,
-            lost,
-            keeper,
-        })
+        Ok(Self { store, id: lease.id, lost, keeper })
     }
 
     /// The lease's name, for [`super::Txn::put_leased`].

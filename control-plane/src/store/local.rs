@@ -67,9 +67,7 @@ impl Shared {
             let mvcc = self.read();
             match mvcc.prepare(txn)? {
                 None => {
-                    return Ok(Outcome::Conflict {
-                        revision: mvcc.revision(),
-                    });
+                    return Ok(Outcome::Conflict { revision: mvcc.revision() });
                 }
                 Some(prepared) => prepared,
             }
@@ -148,10 +146,7 @@ impl Local {
             revision,
             leases_changed: Arc::new(Notify::new()),
         };
-        Self {
-            shared: Arc::new(shared),
-            expiry: Mutex::new(JoinSet::new()),
-        }
+        Self { shared: Arc::new(shared), expiry: Mutex::new(JoinSet::new()) }
     }
 
     /// Runs a write to its end even if the caller goes away: a commit half done in memory would
@@ -215,19 +210,14 @@ impl Local {
     }
 
     pub(super) fn health(&self) -> Health {
-        Health {
-            revision: self.shared.read().revision(),
-        }
+        Health { revision: self.shared.read().revision() }
     }
 
     /// Starts the task that ends leases; needs a tokio runtime. Doing so twice is no error.
     pub(super) fn start_expiry(&self) {
         let mut expiry = self.expiry.lock().unwrap_or_else(PoisonError::into_inner);
         if expiry.is_empty() {
-            expiry.spawn(expire_leases(
-                Arc::downgrade(&self.shared),
-                self.shared.leases_changed.clone(),
-            ));
+            expiry.spawn(expire_leases(Arc::downgrade(&self.shared), self.shared.leases_changed.clone()));
         }
     }
 }
@@ -241,10 +231,7 @@ async fn run<T: Send + 'static>(
     }
     let shared = shared.clone();
     let done = tokio::task::spawn_blocking(move || work(&shared)).await;
-    done.map_err(|source| Error::Disk {
-        operation: "write",
-        source: Box::new(source),
-    })?
+    done.map_err(|source| Error::Disk { operation: "write", source: Box::new(source) })?
 }
 
 /// Holds the store only while it works on it, so that dropping the store closes its file.

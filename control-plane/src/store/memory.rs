@@ -29,9 +29,7 @@ impl MemoryStore {
 
     /// An empty store. At least `history` revisions are kept for watches, at most twice as many.
     pub fn with_limits(limits: Limits, history: usize) -> Self {
-        Self {
-            local: Local::new(Mvcc::empty(), limits, history, None),
-        }
+        Self { local: Local::new(Mvcc::empty(), limits, history, None) }
     }
 }
 

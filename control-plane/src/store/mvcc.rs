@@ -54,30 +54,15 @@ impl Mvcc {
         let keys = entries
             .into_iter()
             .map(|entry| {
-                (
-                    entry.key.clone(),
-                    vec![Version {
-                        revision: entry.mod_revision,
-                        entry: Some(entry),
-                    }],
-                )
+                (entry.key.clone(), vec![Version { revision: entry.mod_revision, entry: Some(entry) }])
             })
             .collect();
-        Self {
-            revision,
-            compacted: revision,
-            keys,
-            log: BTreeMap::new(),
-            leases: BTreeMap::new(),
-        }
+        Self { revision, compacted: revision, keys, log: BTreeMap::new(), leases: BTreeMap::new() }
     }
 
     /// An empty store.
     pub(super) fn empty() -> Self {
-        Self {
-            compacted: 0,
-            ..Self::restored(1, Vec::new())
-        }
+        Self { compacted: 0, ..Self::restored(1, Vec::new()) }
     }
 
     pub(super) fn revision(&self) -> Revision {
@@ -95,15 +80,10 @@ impl Mvcc {
     pub(super) fn list(&self, prefix: &str, page: &PageRequest) -> Result<Page, Error> {
         let revision = page.revision.unwrap_or(self.revision);
         if revision > self.revision {
-            return Err(Error::Rewound {
-                seen: revision,
-                current: self.revision,
-            });
+            return Err(Error::Rewound { seen: revision, current: self.revision });
         }
         if revision < self.compacted {
-            return Err(Error::Compacted {
-                compact_revision: self.compacted,
-            });
+            return Err(Error::Compacted { compact_revision: self.compacted });
         }
         let limit = page.limit.max(1);
         let mut entries: Vec<Entry> = Vec::new();
@@ -120,11 +100,7 @@ impl Mvcc {
                 entries.push(entry.clone());
             }
         }
-        Ok(Page {
-            entries,
-            revision,
-            more,
-        })
+        Ok(Page { entries, revision, more })
     }
 
     fn holds(&self, compare: &Compare) -> bool {
@@ -158,36 +134,25 @@ impl Mvcc {
                 }
                 Op::Delete(key) => {
                     if self.get(key).is_some() && deleted.insert(key.clone()) {
-                        events.push(Event::Delete {
-                            key: key.clone(),
-                            revision,
-                        });
+                        events.push(Event::Delete { key: key.clone(), revision });
                     }
                 }
                 Op::DeletePrefix(prefix) => {
                     for (key, _) in prefix_range(&self.keys, prefix, None) {
                         if self.get(key).is_some() && deleted.insert(key.clone()) {
-                            events.push(Event::Delete {
-                                key: key.clone(),
-                                revision,
-                            });
+                            events.push(Event::Delete { key: key.clone(), revision });
                         }
                     }
                 }
             }
         }
-        let revision = if events.is_empty() {
-            self.revision
-        } else {
-            revision
-        };
+        let revision = if events.is_empty() { self.revision } else { revision };
         Ok(Some(Prepared { revision, events }))
     }
 
     fn next_entry(&self, key: &str, value: &Bytes, lease: Option<LeaseId>, revision: Revision) -> Entry {
-        let (create_revision, version) = self
-            .get(key)
-            .map_or((revision, 1), |old| (old.create_revision, old.version + 1));
+        let (create_revision, version) =
+            self.get(key).map_or((revision, 1), |old| (old.create_revision, old.version + 1));
         Entry {
             key: key.to_owned(),
             value: value.clone(),
@@ -216,10 +181,7 @@ impl Mvcc {
             {
                 state.keys.insert(event.key().to_owned());
             }
-            let version = Version {
-                revision: prepared.revision,
-                entry,
-            };
+            let version = Version { revision: prepared.revision, entry };
             self.keys.entry(event.key().to_owned()).or_default().push(version);
         }
         self.log.insert(prepared.revision, prepared.events);
@@ -237,15 +199,10 @@ impl Mvcc {
     /// forgotten, hence `<=`; no change is at revision 1.
     pub(super) fn check_watch(&self, from: Revision) -> Result<(), Error> {
         if from.max(2) <= self.compacted {
-            return Err(Error::Compacted {
-                compact_revision: self.compacted,
-            });
+            return Err(Error::Compacted { compact_revision: self.compacted });
         }
         if from > self.revision + 1 {
-            return Err(Error::Rewound {
-                seen: from - 1,
-                current: self.revision,
-            });
+            return Err(Error::Rewound { seen: from - 1, current: self.revision });
         }
         Ok(())
     }
@@ -255,31 +212,17 @@ impl Mvcc {
         self.check_watch(from)?;
         let mut events: Vec<Event> = Vec::new();
         for (revision, batch) in self.log.range(from..) {
-            events.extend(
-                batch
-                    .iter()
-                    .filter(|event| event.key().starts_with(prefix))
-                    .cloned(),
-            );
+            events.extend(batch.iter().filter(|event| event.key().starts_with(prefix)).cloned());
             if events.len() >= limit {
-                return Ok(Changes {
-                    events,
-                    revision: *revision,
-                });
+                return Ok(Changes { events, revision: *revision });
             }
         }
-        Ok(Changes {
-            events,
-            revision: self.revision,
-        })
+        Ok(Changes { events, revision: self.revision })
     }
 
     pub(super) fn compact(&mut self, revision: Revision) -> Result<(), Error> {
         if revision > self.revision {
-            return Err(Error::Rewound {
-                seen: revision,
-                current: self.revision,
-            });
+            return Err(Error::Rewound { seen: revision, current: self.revision });
         }
         if revision <= self.compacted {
             return Ok(());
@@ -312,14 +255,7 @@ impl Mvcc {
             .filter(|key| self.get(key).is_some_and(|entry| entry.lease == Some(id)))
             .cloned()
             .collect();
-        self.leases.insert(
-            id,
-            LeaseState {
-                ttl,
-                deadline: now + ttl,
-                keys,
-            },
-        );
+        self.leases.insert(id, LeaseState { ttl, deadline: now + ttl, keys });
     }
 
     pub(super) fn leases(&self) -> impl Iterator<Item = LeaseId> + '_ {
@@ -327,11 +263,8 @@ impl Mvcc {
     }
 
     pub(super) fn keep_alive(&mut self, id: LeaseId, now: Instant) -> Result<Duration, Error> {
-        let state = self
-            .leases
-            .get_mut(&id)
-            .filter(|state| state.deadline > now)
-            .ok_or(Error::LeaseNotFound(id))?;
+        let state =
+            self.leases.get_mut(&id).filter(|state| state.deadline > now).ok_or(Error::LeaseNotFound(id))?;
         state.deadline = now + state.ttl;
         Ok(state.ttl)
     }
@@ -340,14 +273,7 @@ impl Mvcc {
     pub(super) fn prepare_revoke(&self, id: LeaseId) -> Option<Prepared> {
         let state = self.leases.get(&id)?;
         let revision = self.revision + u64::from(!state.keys.is_empty());
-        let events = state
-            .keys
-            .iter()
-            .map(|key| Event::Delete {
-                key: key.clone(),
-                revision,
-            })
-            .collect();
+        let events = state.keys.iter().map(|key| Event::Delete { key: key.clone(), revision }).collect();
         Some(Prepared { revision, events })
     }
 
@@ -361,11 +287,7 @@ impl Mvcc {
     }
 
     pub(super) fn expired(&self, now: Instant) -> Vec<LeaseId> {
-        self.leases
-            .iter()
-            .filter(|(_, state)| state.deadline <= now)
-            .map(|(id, _)| *id)
-            .collect()
+        self.leases.iter().filter(|(_, state)| state.deadline <= now).map(|(id, _)| *id).collect()
     }
 }
 
@@ -379,6 +301,5 @@ fn prefix_range<'a>(
         Some(after) if after >= prefix => Excluded(after),
         _ => Included(prefix),
     };
-    keys.range::<str, _>((start, Unbounded))
-        .take_while(move |(key, _)| key.starts_with(prefix))
+    keys.range::<str, _>((start, Unbounded)).take_while(move |(key, _)| key.starts_with(prefix))
 }

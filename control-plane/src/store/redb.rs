@@ -79,10 +79,7 @@ impl RedbStore {
 }
 
 fn disk(operation: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::Disk {
-        operation,
-        source: source.into(),
-    }
+    Error::Disk { operation, source: source.into() }
 }
 
 impl File {
@@ -98,9 +95,7 @@ impl File {
         let contents = file.load().map_err(|error| disk("open", error))?;
         match contents {
             (FORMAT_NOW, contents) => Ok((file, contents)),
-            (format, _) => Err(Error::Corrupt(format!(
-                "file format {format} is not {FORMAT_NOW}"
-            ))),
+            (format, _) => Err(Error::Corrupt(format!("file format {format} is not {FORMAT_NOW}"))),
         }
     }
 
@@ -141,14 +136,7 @@ impl File {
             let (id, ttl_ms) = row?;
             leases.push((LeaseId(id.value()), Duration::from_millis(ttl_ms.value())));
         }
-        Ok((
-            number(FORMAT)?,
-            Contents {
-                revision: number(REVISION)?,
-                entries,
-                leases,
-            },
-        ))
+        Ok((number(FORMAT)?, Contents { revision: number(REVISION)?, entries, leases }))
     }
 
     fn write(&self, prepared: &Prepared, revoked: Option<LeaseId>) -> Result<(), redb::Error> {
@@ -192,13 +180,11 @@ impl File {
 
 impl Disk for File {
     fn commit(&self, prepared: &Prepared, revoked: Option<LeaseId>) -> Result<(), Error> {
-        self.write(prepared, revoked)
-            .map_err(|error| disk("commit", error))
+        self.write(prepared, revoked).map_err(|error| disk("commit", error))
     }
 
     fn grant(&self, id: LeaseId, ttl: Duration) -> Result<(), Error> {
-        self.write_lease(id, ttl)
-            .map_err(|error| disk("grant lease", error))
+        self.write_lease(id, ttl).map_err(|error| disk("grant lease", error))
     }
 }
 

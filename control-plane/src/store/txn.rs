@@ -154,11 +154,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            ops: 100,
-            value_bytes: 16 << 10,
-            txn_bytes: 1 << 20,
-        }
+        Self { ops: 100, value_bytes: 16 << 10, txn_bytes: 1 << 20 }
     }
 }
 
@@ -173,10 +169,7 @@ pub(crate) fn check_key(key: &str) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    Err(Error::InvalidKey {
-        key: key.chars().take(80).collect(),
-        reason,
-    })
+    Err(Error::InvalidKey { key: key.chars().take(80).collect(), reason })
 }
 
 impl Limits {
@@ -184,10 +177,7 @@ impl Limits {
     pub(crate) fn check(&self, txn: &Txn) -> Result<(), Error> {
         let count = txn.ops.len().max(txn.compare.len());
         if count > self.ops {
-            return Err(Error::TooManyOps {
-                count,
-                limit: self.ops,
-            });
+            return Err(Error::TooManyOps { count, limit: self.ops });
         }
         let mut bytes = 0;
         for compare in &txn.compare {
@@ -198,10 +188,7 @@ impl Limits {
             bytes += self.check_op(op)?;
         }
         if bytes > self.txn_bytes {
-            return Err(Error::TxnTooLarge {
-                bytes,
-                limit: self.txn_bytes,
-            });
+            return Err(Error::TxnTooLarge { bytes, limit: self.txn_bytes });
         }
         check_written_once(&txn.ops)
     }
@@ -240,15 +227,12 @@ fn check_written_once(ops: &[Op]) -> Result<(), Error> {
         let overlap = match op {
             Op::Put(..) => None,
             Op::Delete(key) => puts.get(key.as_str()),
-            Op::DeletePrefix(prefix) => puts
-                .range(prefix.as_str()..)
-                .next()
-                .filter(|key| key.starts_with(prefix.as_str())),
+            Op::DeletePrefix(prefix) => {
+                puts.range(prefix.as_str()..).next().filter(|key| key.starts_with(prefix.as_str()))
+            }
         };
         if let Some(key) = overlap {
-            return Err(Error::DuplicateKey {
-                key: (*key).to_owned(),
-            });
+            return Err(Error::DuplicateKey { key: (*key).to_owned() });
         }
     }
     Ok(())

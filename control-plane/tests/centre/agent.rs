@@ -80,8 +80,8 @@ impl Agent {
                 Ok(Some(message)) if wanted(&message) => return message,
                 Ok(Some(message)) => last = Some(message),
                 Ok(None) => panic!("{what}: the session ended, last message {last:?}"),
-                Err(_) if tokio::time::Instant::now() > deadline => panic!("{what}: last message {last:?}"),
                 Err(_) => {
+                    assert!(tokio::time::Instant::now() < deadline, "{what}: last message {last:?}");
                     beat += 1;
                     let at = jiff::Timestamp::now();
                     let _ = self.up.try_send(Ok(Up::Heartbeat { at, seq: beat }));
@@ -92,7 +92,10 @@ impl Agent {
 
     pub(crate) async fn desired(&mut self, intent: Intent) -> (Desired, u64) {
         let found = self
-            .until(intent.as_str(), |down| matches!(down, Down::Desired { desired, .. } if desired.intent == intent))
+            .until(
+                intent.as_str(),
+                |down| matches!(down, Down::Desired { desired, .. } if desired.intent == intent),
+            )
             .await;
         match found {
             Down::Desired { desired, start_within_ms } => (*desired, start_within_ms),

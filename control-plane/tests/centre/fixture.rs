@@ -25,7 +25,10 @@ use super::agent::Agent;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Polls until `found` says so; fails with the last thing seen.
-pub(crate) async fn eventually<T, S: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<T, S>) -> T {
+pub(crate) async fn eventually<T, S: std::fmt::Debug>(
+    what: &str,
+    mut look: impl FnMut() -> Result<T, S>,
+) -> T {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         match look() {
@@ -70,7 +73,9 @@ impl Centre {
             config.link = LinkConfig { heartbeat: Duration::from_millis(200), ..LinkConfig::default() };
             config.lease_ttl = Duration::from_secs(3);
             let replica =
-                Replica::new(centre.store.clone(), centre.signer.clone(), centre.clock.clone(), config).await.unwrap();
+                Replica::new(centre.store.clone(), centre.signer.clone(), centre.clock.clone(), config)
+                    .await
+                    .unwrap();
             let started = replica.start(&mut centre.tasks, &centre.shutdown);
             centre.replicas.push(started);
         }
@@ -107,7 +112,11 @@ impl Centre {
     /// Connects an agent to one replica.
     pub(crate) async fn agent(&self, replica: usize, id: &ClusterId) -> Agent {
         eventually("the replica knows the member", || {
-            self.replicas[replica].centre.cluster(&admin(), id.as_str()).map(|_| ()).map_err(|e| e.to_string())
+            self.replicas[replica]
+                .centre
+                .cluster(&admin(), id.as_str())
+                .map(|_| ())
+                .map_err(|e| e.to_string())
         })
         .await;
         Agent::connect(&self.replicas[replica], id, 1).await
@@ -161,7 +170,12 @@ impl Centre {
 
 pub(crate) fn create(name: &str, experiment: &str, plan_only: bool) -> CreateRun {
     let spec = json!({ "experimentRef": { "name": experiment } });
-    CreateRun { name: name.to_owned(), spec: serde_json::from_value(spec).unwrap(), plan_only, experiment: None }
+    CreateRun {
+        name: name.to_owned(),
+        spec: serde_json::from_value(spec).unwrap(),
+        plan_only,
+        experiment: None,
+    }
 }
 
 pub(crate) fn experiment_spec(clusters: &[&str]) -> Value {

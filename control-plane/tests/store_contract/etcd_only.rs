@@ -16,11 +16,7 @@ use crate::following::{Replay, everything, storm};
 use crate::server::{EtcdServer, ServerTls};
 
 async fn connect(server: &EtcdServer) -> Arc<dyn Store> {
-    Arc::new(
-        EtcdStore::connect(EtcdConfig::new(vec![server.endpoint()]))
-            .await
-            .unwrap(),
-    )
+    Arc::new(EtcdStore::connect(EtcdConfig::new(vec![server.endpoint()])).await.unwrap())
 }
 
 /// Puts, however long the store is away. The put is the same each time, so doing it twice is harmless.
@@ -110,18 +106,12 @@ async fn a_lease_is_lost_when_etcd_is_silent_for_its_life() {
             return;
         };
         let store = connect(&server).await;
-        let lease = KeptLease::grant(store.clone(), Duration::from_secs(2))
-            .await
-            .unwrap();
+        let lease = KeptLease::grant(store.clone(), Duration::from_secs(2)).await.unwrap();
         server.signal(Signal::SIGSTOP);
         let stopped = Instant::now();
         lease.lost().cancelled().await;
         // Never believed in for longer than it may have lived.
-        assert!(
-            stopped.elapsed() < Duration::from_secs(4),
-            "{:?}",
-            stopped.elapsed()
-        );
+        assert!(stopped.elapsed() < Duration::from_secs(4), "{:?}", stopped.elapsed());
         server.signal(Signal::SIGCONT);
     })
     .await;
@@ -154,10 +144,7 @@ async fn a_store_gone_back_in_time_stops_the_mirror() {
             matches!(error, Error::Rewound { seen, current } if seen == last && current == 1),
             "{error:?}"
         );
-        assert!(
-            !replay.entries.is_empty(),
-            "a store that lost its memory must not empty the mirror"
-        );
+        assert!(!replay.entries.is_empty(), "a store that lost its memory must not empty the mirror");
     })
     .await;
 }
@@ -211,10 +198,7 @@ async fn prefixes_keep_fleets_apart() {
             return;
         };
         let with = async |prefix: &str| {
-            let config = EtcdConfig {
-                prefix: prefix.to_owned(),
-                ..EtcdConfig::new(vec![server.endpoint()])
-            };
+            let config = EtcdConfig { prefix: prefix.to_owned(), ..EtcdConfig::new(vec![server.endpoint()]) };
             EtcdStore::connect(config).await.unwrap()
         };
         let (one, two, root) = (with("/one/").await, with("/two/").await, with("/").await);
@@ -225,14 +209,8 @@ async fn prefixes_keep_fleets_apart() {
         assert_eq!(value(&one, "k").await.as_deref(), Some("of one"));
         assert_eq!(events(&mut watch, 1).await, [format!("k=of two@{revision}")]);
         let page = root.list("", PageRequest::first(10)).await.unwrap();
-        assert_eq!(
-            page.entries.iter().map(|e| e.key.as_str()).collect::<Vec<_>>(),
-            ["one/k", "two/k"]
-        );
-        let nothing = EtcdConfig {
-            prefix: String::new(),
-            ..EtcdConfig::new(vec![server.endpoint()])
-        };
+        assert_eq!(page.entries.iter().map(|e| e.key.as_str()).collect::<Vec<_>>(), ["one/k", "two/k"]);
+        let nothing = EtcdConfig { prefix: String::new(), ..EtcdConfig::new(vec![server.endpoint()]) };
         assert!(matches!(EtcdStore::connect(nothing).await, Err(Error::Config(_))));
     })
     .await;
@@ -250,10 +228,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
+        Self { issuer: Issuer::new(params, key), pem }
     }
 
     /// Certificate and key, for both ends: etcd's gateway is a client of itself.
@@ -261,15 +236,10 @@ impl Authority {
         let sans = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
         let mut params = CertificateParams::new(sans).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().unwrap();
-        (
-            params.signed_by(&key, &self.issuer).unwrap().pem(),
-            key.serialize_pem(),
-        )
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 }
 
@@ -278,25 +248,14 @@ async fn tls_lets_in_whom_both_ends_know_and_nobody_else() {
     bounded(async {
         let (ours, theirs) = (Authority::new("our ca"), Authority::new("another ca"));
         let (certificate, key) = ours.leaf("etcd");
-        let tls = ServerTls {
-            authority: ours.pem.clone(),
-            certificate,
-            key,
-        };
+        let tls = ServerTls { authority: ours.pem.clone(), certificate, key };
         let Some(server) = EtcdServer::start_with(Some(tls)).await else {
             return;
         };
         let with = async |ca: &Authority, identity: Option<(String, String)>| {
             let identity_pem = identity.map(|(cert, key)| (cert.into_bytes(), key.into_bytes()));
-            let tls = EtcdTls {
-                ca_pem: ca.pem.clone().into_bytes(),
-                identity_pem,
-                server_name: None,
-            };
-            let config = EtcdConfig {
-                tls: Some(tls),
-                ..EtcdConfig::new(vec![server.endpoint()])
-            };
+            let tls = EtcdTls { ca_pem: ca.pem.clone().into_bytes(), identity_pem, server_name: None };
+            let config = EtcdConfig { tls: Some(tls), ..EtcdConfig::new(vec![server.endpoint()]) };
             EtcdStore::connect(config).await.unwrap()
         };
         let store = with(&ours, Some(ours.leaf("centre"))).await;
@@ -305,28 +264,16 @@ async fn tls_lets_in_whom_both_ends_know_and_nobody_else() {
         assert_eq!(events(&mut watch, 1).await, [format!("k=v@{revision}")]);
 
         let strangers = [
-            (
-                "an etcd of another authority",
-                with(&theirs, Some(ours.leaf("centre"))).await,
-            ),
-            (
-                "a client of another authority",
-                with(&ours, Some(theirs.leaf("centre"))).await,
-            ),
+            ("an etcd of another authority", with(&theirs, Some(ours.leaf("centre"))).await),
+            ("a client of another authority", with(&ours, Some(theirs.leaf("centre"))).await),
             ("a client without certificate", with(&ours, None).await),
         ];
         for (who, stranger) in strangers {
             let error = stranger.get("k").await.expect_err(who);
-            assert!(
-                matches!(error, Error::Unavailable { .. } | Error::Timeout { .. }),
-                "{who}: {error:?}"
-            );
+            assert!(matches!(error, Error::Unavailable { .. } | Error::Timeout { .. }), "{who}: {error:?}");
         }
         let plain = EtcdConfig::new(vec![server.endpoint()]);
-        assert!(
-            matches!(EtcdStore::connect(plain).await, Err(Error::Config(_))),
-            "https without tls"
-        );
+        assert!(matches!(EtcdStore::connect(plain).await, Err(Error::Config(_))), "https without tls");
         assert_eq!(value(&store, "k").await.as_deref(), Some("v"));
     })
     .await;

@@ -17,9 +17,7 @@ const TEST_BOUND: Duration = Duration::from_mins(1);
 
 /// Runs a test within a bound. Its future is boxed: tests are long and the stack is short.
 pub(crate) async fn bounded(test: impl Future<Output = ()>) {
-    tokio::time::timeout(TEST_BOUND, Box::pin(test))
-        .await
-        .expect("test took longer than 60 s");
+    tokio::time::timeout(TEST_BOUND, Box::pin(test)).await.expect("test took longer than 60 s");
 }
 
 pub(crate) struct Fixture {
@@ -32,41 +30,25 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) fn memory() -> Self {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        Self {
-            other: store.clone(),
-            store,
-            _keep: Box::new(()),
-        }
+        Self { other: store.clone(), store, _keep: Box::new(()) }
     }
 
     pub(crate) async fn redb() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = RedbStore::open(dir.path().join("store.redb"), Limits::default())
-            .await
-            .unwrap();
+        let store = RedbStore::open(dir.path().join("store.redb"), Limits::default()).await.unwrap();
         let store: Arc<dyn Store> = Arc::new(store);
-        Self {
-            other: store.clone(),
-            store,
-            _keep: Box::new(dir),
-        }
+        Self { other: store.clone(), store, _keep: Box::new(dir) }
     }
 
     /// `None` when the tests on etcd are switched off.
     pub(crate) async fn etcd() -> Option<Self> {
         let server = EtcdServer::start().await?;
         let connect = || async {
-            let store = EtcdStore::connect(EtcdConfig::new(vec![server.endpoint()]))
-                .await
-                .unwrap();
+            let store = EtcdStore::connect(EtcdConfig::new(vec![server.endpoint()])).await.unwrap();
             Arc::new(store) as Arc<dyn Store>
         };
         let (store, other) = (connect().await, connect().await);
-        Some(Self {
-            store,
-            other,
-            _keep: Box::new(server),
-        })
+        Some(Self { store, other, _keep: Box::new(server) })
     }
 }
 
@@ -84,11 +66,7 @@ pub(crate) async fn delete(store: &dyn Store, key: &str) -> Revision {
 }
 
 pub(crate) async fn value(store: &dyn Store, key: &str) -> Option<String> {
-    store
-        .get(key)
-        .await
-        .unwrap()
-        .map(|entry| String::from_utf8(entry.value.to_vec()).unwrap())
+    store.get(key).await.unwrap().map(|entry| String::from_utf8(entry.value.to_vec()).unwrap())
 }
 
 /// The next events of a watch, as `key=value@revision` or `-key@revision`.
@@ -105,12 +83,7 @@ pub(crate) async fn events(watch: &mut WatchStream, count: usize) -> Vec<String>
 pub(crate) fn describe(event: &Event) -> String {
     match event {
         Event::Put(entry) => {
-            format!(
-                "{}={}@{}",
-                entry.key,
-                String::from_utf8_lossy(&entry.value),
-                entry.mod_revision
-            )
+            format!("{}={}@{}", entry.key, String::from_utf8_lossy(&entry.value), entry.mod_revision)
         }
         Event::Delete { key, revision } => format!("-{key}@{revision}"),
     }

@@ -37,10 +37,7 @@ impl Flaky {
     fn fail(&self, every: u32) -> Result<(), Error> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         if self.down.load(Ordering::SeqCst) || call % every == every - 1 {
-            return Err(Error::Unavailable {
-                operation: "flaky",
-                source: "as told".into(),
-            });
+            return Err(Error::Unavailable { operation: "flaky", source: "as told".into() });
         }
         Ok(())
     }
@@ -63,16 +60,13 @@ impl Store for Flaky {
         let watch = self.inner.watch(prefix, from).await?;
         let lasts = self.calls.load(Ordering::SeqCst) % 4 + 1;
         self.breaks.fetch_add(1, Ordering::SeqCst);
-        Ok(WatchStream::new(stream::unfold(
-            (watch, lasts),
-            |(mut watch, lasts)| async move {
-                if lasts == 0 {
-                    return Some((Err(Error::Lagged), (watch, lasts)));
-                }
-                let item = watch.next().await;
-                Some((item, (watch, lasts - 1)))
-            },
-        )))
+        Ok(WatchStream::new(stream::unfold((watch, lasts), |(mut watch, lasts)| async move {
+            if lasts == 0 {
+                return Some((Err(Error::Lagged), (watch, lasts)));
+            }
+            let item = watch.next().await;
+            Some((item, (watch, lasts - 1)))
+        })))
     }
     async fn lease_grant(&self, ttl: Duration) -> Result<Lease, Error> {
         self.inner.lease_grant(ttl).await
@@ -112,10 +106,7 @@ impl Replay {
             Change::Put(entry) => {
                 self.puts += 1;
                 if let Some(old) = self.entries.insert(entry.key.clone(), entry.clone()) {
-                    assert!(
-                        old.mod_revision < entry.mod_revision,
-                        "twice or backwards: {old:?} {entry:?}"
-                    );
+                    assert!(old.mod_revision < entry.mod_revision, "twice or backwards: {old:?} {entry:?}");
                     assert_eq!(old.create_revision, entry.create_revision, "a deletion was lost");
                 }
             }
@@ -134,10 +125,7 @@ impl Replay {
 
 pub(crate) async fn everything(store: &dyn Store, prefix: &str) -> BTreeMap<String, Entry> {
     let page = store.list(prefix, PageRequest::first(10_000)).await.unwrap();
-    page.entries
-        .into_iter()
-        .map(|entry| (entry.key.clone(), entry))
-        .collect()
+    page.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect()
 }
 
 pub(crate) fn quick() -> FollowConfig {
@@ -180,26 +168,15 @@ pub(crate) async fn a_mirror_equals_the_store_after_a_storm(f: Fixture) {
     let (mut puts, mut deletes) = (1, 0);
     for round in 0..24 {
         // Its queue is short: the mirror is at work while this goes on, and is held up by us.
-        let (a, b, c) = tokio::join!(
-            storm(&*f.store, 1, 6),
-            storm(&*f.store, 2, 6),
-            storm(&*f.other, 3, 6)
-        );
+        let (a, b, c) = tokio::join!(storm(&*f.store, 1, 6), storm(&*f.store, 2, 6), storm(&*f.other, 3, 6));
         let last = put(&*f.store, "s/last", &round.to_string()).await;
         puts += a.0 + b.0 + c.0 + 1;
         deletes += a.1 + b.1 + c.1;
         replay.until(&mut mirror, last).await;
     }
     assert_eq!(replay.entries, everything(&*f.store, "s/").await);
-    assert_eq!(
-        (replay.puts, replay.deletes),
-        (puts, deletes),
-        "lost or seen twice"
-    );
-    assert!(
-        flaky.breaks.load(Ordering::SeqCst) > 5,
-        "the watches did not break"
-    );
+    assert_eq!((replay.puts, replay.deletes), (puts, deletes), "lost or seen twice");
+    assert!(flaky.breaks.load(Ordering::SeqCst) > 5, "the watches did not break");
 }
 
 pub(crate) async fn compaction_under_a_slow_consumer_loses_nothing(f: Fixture) {
@@ -253,10 +230,7 @@ pub(crate) async fn a_recreated_key_is_seen_as_deleted_and_put(f: Fixture) {
 
 pub(crate) async fn a_resync_changes_nothing(f: Fixture) {
     put(&*f.store, "s/a", "1").await;
-    let config = FollowConfig {
-        resync_every: Duration::from_millis(20),
-        ..quick()
-    };
+    let config = FollowConfig { resync_every: Duration::from_millis(20), ..quick() };
     let mut mirror = follow(f.other.clone(), "s/", config);
     let mut replay = Replay::default();
     for _ in 0..10 {

@@ -18,25 +18,16 @@ const ELECTION_TTL: Duration = Duration::from_secs(6);
 pub(crate) async fn an_expired_lease_deletes_its_keys_and_the_watch_sees_it(f: Fixture) {
     let lease = f.store.lease_grant(TTL).await.unwrap();
     assert!(lease.ttl >= TTL);
-    let leased = Txn::new()
-        .put_leased("l/a", "1", lease.id)
-        .put_leased("l/b", "2", lease.id)
-        .put("l/c", "3");
+    let leased = Txn::new().put_leased("l/a", "1", lease.id).put_leased("l/b", "2", lease.id).put("l/c", "3");
     let revision = commit(&*f.store, leased).await;
     assert_eq!(f.store.get("l/a").await.unwrap().unwrap().lease, Some(lease.id));
     let mut watch = f.other.watch("l/", revision + 1).await.unwrap();
     let mut seen = events(&mut watch, 2).await;
     seen.sort();
-    assert_eq!(
-        seen,
-        [format!("-l/a@{}", revision + 1), format!("-l/b@{}", revision + 1)]
-    );
+    assert_eq!(seen, [format!("-l/a@{}", revision + 1), format!("-l/b@{}", revision + 1)]);
     assert_eq!(value(&*f.store, "l/c").await.as_deref(), Some("3"));
     let error = f.store.lease_keep_alive(lease.id).await.unwrap_err();
-    assert!(
-        matches!(error, Error::LeaseNotFound(id) if id == lease.id),
-        "{error:?}"
-    );
+    assert!(matches!(error, Error::LeaseNotFound(id) if id == lease.id), "{error:?}");
 }
 
 pub(crate) async fn a_kept_lease_lives_and_a_revoked_one_dies(f: Fixture) {
@@ -77,11 +68,7 @@ pub(crate) async fn a_put_without_lease_detaches(f: Fixture) {
     delete(&*f.store, "moved").await;
     let before = f.store.health().await.unwrap();
     f.store.lease_revoke(other.id).await.unwrap();
-    assert_eq!(
-        f.store.health().await.unwrap(),
-        before,
-        "a lease without keys changes nothing"
-    );
+    assert_eq!(f.store.health().await.unwrap(), before, "a lease without keys changes nothing");
 }
 
 pub(crate) async fn a_dead_lease_is_refused(f: Fixture) {
@@ -90,15 +77,9 @@ pub(crate) async fn a_dead_lease_is_refused(f: Fixture) {
     let txn = |id: LeaseId| Txn::new().put("plain", "1").put_leased("leased", "1", id);
     for id in [lease.id, LeaseId(12345)] {
         let error = f.store.txn(txn(id)).await.unwrap_err();
-        assert!(
-            matches!(error, Error::LeaseNotFound(found) if found == id),
-            "{error:?}"
-        );
+        assert!(matches!(error, Error::LeaseNotFound(found) if found == id), "{error:?}");
         let error = f.store.lease_keep_alive(id).await.unwrap_err();
-        assert!(
-            matches!(error, Error::LeaseNotFound(found) if found == id),
-            "{error:?}"
-        );
+        assert!(matches!(error, Error::LeaseNotFound(found) if found == id), "{error:?}");
     }
     assert_eq!(value(&*f.store, "plain").await, None, "half a transaction");
 }
@@ -126,22 +107,14 @@ pub(crate) async fn leadership_passes_and_the_deposed_is_fenced(f: Fixture) {
     let second = contender.await.unwrap();
     assert_eq!(value(&*f.store, "leader").await.as_deref(), Some("b"));
     assert!(second.create_revision() > first.create_revision());
-    assert!(
-        f.store
-            .txn(decide(&first, "deposed"))
-            .await
-            .unwrap()
-            .is_conflict()
-    );
+    assert!(f.store.txn(decide(&first, "deposed")).await.unwrap().is_conflict());
     commit(&*f.other, decide(&second, "b")).await;
     assert_eq!(value(&*f.store, "decision").await.as_deref(), Some("b"));
     first.lost().cancelled().await;
     lease_a.lost().cancelled().await;
     assert!(!second.lost().is_cancelled());
     // Who has no lease cannot stand.
-    let error = campaign(f.store.clone(), "leader", "a", &lease_a)
-        .await
-        .unwrap_err();
+    let error = campaign(f.store.clone(), "leader", "a", &lease_a).await.unwrap_err();
     assert!(matches!(error, Error::LeaseNotFound(_)), "{error:?}");
 }
 
@@ -151,26 +124,20 @@ pub(crate) async fn resigning_keeps_the_lease(f: Fixture) {
     commit(&*f.store, Txn::new().put_leased("replicas/a", "1", lease_a.id())).await;
     let first = campaign(f.store.clone(), "leader", "a", &lease_a).await.unwrap();
     let fence = first.fence();
-    let (second, ()) = tokio::join!(
-        async { campaign(f.other.clone(), "leader", "b", &lease_b).await.unwrap() },
-        async { first.resign().await.unwrap() },
-    );
-    assert!(
-        f.store
-            .txn(Txn::new().when(fence).put("x", "1"))
-            .await
-            .unwrap()
-            .is_conflict()
-    );
+    let (second, ()) =
+        tokio::join!(async { campaign(f.other.clone(), "leader", "b", &lease_b).await.unwrap() }, async {
+            first.resign().await.unwrap();
+        },);
+    assert!(f.store.txn(Txn::new().when(fence).put("x", "1")).await.unwrap().is_conflict());
     assert!(!second.lost().is_cancelled());
     assert_eq!(value(&*f.store, "replicas/a").await.as_deref(), Some("1"));
     assert!(!lease_a.lost().is_cancelled());
     let store: Arc<_> = f.store.clone();
     // A resigned leader may stand again and wait its turn.
-    let (third, ()) = tokio::join!(
-        async { campaign(store, "leader", "a", &lease_a).await.unwrap() },
-        async { lease_b.revoke().await.unwrap() },
-    );
+    let (third, ()) =
+        tokio::join!(async { campaign(store, "leader", "a", &lease_a).await.unwrap() }, async {
+            lease_b.revoke().await.unwrap();
+        },);
     assert!(third.create_revision() > second.create_revision());
     second.lost().cancelled().await;
 }

@@ -11,14 +11,7 @@ use crate::following::{Replay, everything, storm};
 async fn history_is_bounded_and_mirrors_do_not_mind() {
     bounded(async {
         let store = Arc::new(MemoryStore::with_limits(Limits::default(), 10));
-        let mut mirror = follow(
-            store.clone(),
-            "s/",
-            FollowConfig {
-                queue: 1,
-                ..FollowConfig::default()
-            },
-        );
+        let mut mirror = follow(store.clone(), "s/", FollowConfig { queue: 1, ..FollowConfig::default() });
         let mut replay = Replay::default();
         for _ in 0..5 {
             storm(&*store, 1, 50).await;
@@ -33,11 +26,7 @@ async fn history_is_bounded_and_mirrors_do_not_mind() {
         );
         // What is promised is there.
         let now = put(&*store, "x", "1").await;
-        drop(
-            control_plane::store::Store::watch(&*store, "", now - 9)
-                .await
-                .unwrap(),
-        );
+        drop(control_plane::store::Store::watch(&*store, "", now - 9).await.unwrap());
     })
     .await;
 }

@@ -42,10 +42,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let txn = (
-        prop::collection::vec(compare(), 0..2),
-        prop::collection::vec(op(), 0..4),
-    );
+    let txn = (prop::collection::vec(compare(), 0..2), prop::collection::vec(op(), 0..4));
     prop_oneof![
         8 => txn.prop_map(|(compare, ops)| Step::Txn(Txn { compare, ops })),
         2 => key().prop_map(Step::Get),
@@ -65,15 +62,7 @@ async fn transcript(store: &dyn Store, steps: &[Step]) -> Vec<String> {
             Step::Get(key) => format!("{:?}", store.get(key).await),
             Step::List { prefix, limit, back } => {
                 let revision = back.checked_sub(1).map(|back| now.saturating_sub(back).max(1));
-                let page = store
-                    .list(
-                        prefix,
-                        PageRequest {
-                            revision,
-                            ..PageRequest::first(*limit)
-                        },
-                    )
-                    .await;
+                let page = store.list(prefix, PageRequest { revision, ..PageRequest::first(*limit) }).await;
                 // Which revision etcd compacted to, it does not tell here.
                 page.map_or_else(|error| error_kind(&error), |page| format!("{page:?}"))
             }
@@ -86,10 +75,7 @@ async fn transcript(store: &dyn Store, steps: &[Step]) -> Vec<String> {
 }
 
 fn error_kind(error: &control_plane::store::Error) -> String {
-    format!("{error:?}")
-        .chars()
-        .take_while(char::is_ascii_alphanumeric)
-        .collect()
+    format!("{error:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
 }
 
 /// Watches the last revisions up to a mark of its own.
@@ -118,9 +104,7 @@ async fn watch(store: &dyn Store, prefix: &str, now: u64, back: u64) -> String {
 
 async fn redb() -> (Arc<dyn Store>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let store = RedbStore::open(dir.path().join("store.redb"), Limits::default())
-        .await
-        .unwrap();
+    let store = RedbStore::open(dir.path().join("store.redb"), Limits::default()).await.unwrap();
     (Arc::new(store), dir)
 }
 
@@ -147,10 +131,7 @@ async fn memory_and_etcd_answer_alike() {
             let Some(fixture) = Fixture::etcd().await else {
                 return;
             };
-            let steps = prop::collection::vec(step(), 300)
-                .new_tree(&mut runner)
-                .unwrap()
-                .current();
+            let steps = prop::collection::vec(step(), 300).new_tree(&mut runner).unwrap().current();
             let memory = transcript(&MemoryStore::new(), &steps).await;
             let etcd = transcript(&*fixture.store, &steps).await;
             for (memory, etcd) in memory.iter().zip(&etcd) {

@@ -36,14 +36,8 @@ async fn everything_but_history_survives_a_restart() {
 
         let store = RedbStore::open(&path, Limits::default()).await.unwrap();
         assert_eq!(value(&store, "leased").await, None);
-        assert!(matches!(
-            store.lease_keep_alive(lease.id).await,
-            Err(Error::LeaseNotFound(_))
-        ));
-        assert_eq!(
-            store.lease_keep_alive(other.id).await.unwrap(),
-            Duration::from_mins(1)
-        );
+        assert!(matches!(store.lease_keep_alive(lease.id).await, Err(Error::LeaseNotFound(_))));
+        assert_eq!(store.lease_keep_alive(other.id).await.unwrap(), Duration::from_mins(1));
     })
     .await;
 }
@@ -55,10 +49,7 @@ async fn a_second_opener_is_told_who_is_in_the_way() {
         let path = dir.path().join("store.redb");
         let store = RedbStore::open(&path, Limits::default()).await.unwrap();
         let error = RedbStore::open(&path, Limits::default()).await.unwrap_err();
-        assert!(
-            matches!(&error, Error::Locked { path: locked } if *locked == path),
-            "{error:?}"
-        );
+        assert!(matches!(&error, Error::Locked { path: locked } if *locked == path), "{error:?}");
         assert!(error.to_string().contains("in use by another process"));
         assert!(!error.retryable());
         put(&store, "still", "works").await;
@@ -95,18 +86,7 @@ async fn what_is_no_store_is_an_error() {
     let path = dir.path().join("store.redb");
     std::fs::write(&path, b"something else entirely").unwrap();
     let error = RedbStore::open(&path, Limits::default()).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Disk {
-                operation: "open",
-                ..
-            }
-        ),
-        "{error:?}"
-    );
-    let missing = RedbStore::open(dir.path().join("no/such/dir"), Limits::default())
-        .await
-        .unwrap_err();
+    assert!(matches!(error, Error::Disk { operation: "open", .. }), "{error:?}");
+    let missing = RedbStore::open(dir.path().join("no/such/dir"), Limits::default()).await.unwrap_err();
     assert!(matches!(missing, Error::Disk { .. }), "{missing:?}");
 }

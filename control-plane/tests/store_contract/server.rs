@@ -28,9 +28,7 @@ pub(crate) struct EtcdServer {
 
 fn free_ports() -> (u16, u16) {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let ports = listeners
-        .each_ref()
-        .map(|listener| listener.local_addr().unwrap().port());
+    let ports = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());
     (ports[0], ports[1])
 }
 
@@ -38,39 +36,23 @@ fn spawn(dir: &Path, client_port: u16, peer_port: u16, tls: bool) -> Child {
     let scheme = if tls { "https" } else { "http" };
     let client_url = format!("{scheme}://127.0.0.1:{client_port}");
     let peer_url = format!("http://127.0.0.1:{peer_port}");
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(dir.join("log"))
-        .unwrap();
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
     let mut command = Command::new("etcd");
     command
         .args(["--name", "test", "--unsafe-no-fsync", "--log-level", "warn"])
         .arg("--data-dir")
         .arg(dir.join("data"))
-        .args([
-            "--listen-client-urls",
-            &client_url,
-            "--advertise-client-urls",
-            &client_url,
-        ])
-        .args([
-            "--listen-peer-urls",
-            &peer_url,
-            "--initial-advertise-peer-urls",
-            &peer_url,
-        ])
+        .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
+        .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
         .args(["--initial-cluster", &format!("test={peer_url}")])
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log);
     if tls {
         command.arg("--client-cert-auth");
-        for (flag, file) in [
-            ("--trusted-ca-file", "ca.pem"),
-            ("--cert-file", "cert.pem"),
-            ("--key-file", "key.pem"),
-        ] {
+        for (flag, file) in
+            [("--trusted-ca-file", "ca.pem"), ("--cert-file", "cert.pem"), ("--key-file", "key.pem")]
+        {
             command.arg(flag).arg(dir.join(file));
         }
     }
@@ -97,24 +79,16 @@ impl EtcdServer {
         }
         let dir = tempfile::tempdir().unwrap();
         if let Some(tls) = &tls {
-            for (file, pem) in [
-                ("ca.pem", &tls.authority),
-                ("cert.pem", &tls.certificate),
-                ("key.pem", &tls.key),
-            ] {
+            for (file, pem) in
+                [("ca.pem", &tls.authority), ("cert.pem", &tls.certificate), ("key.pem", &tls.key)]
+            {
                 std::fs::write(dir.path().join(file), pem).unwrap();
             }
         }
         let tls = tls.is_some();
         let (client_port, peer_port) = free_ports();
         let child = spawn(dir.path(), client_port, peer_port, tls);
-        let mut server = Self {
-            child,
-            client_port,
-            peer_port,
-            tls,
-            dir,
-        };
+        let mut server = Self { child, client_port, peer_port, tls, dir };
         // Between finding a port free and using it, somebody else may take it: find others.
         for _ in 0..5 {
             if server.is_up().await {

@@ -12,24 +12,14 @@ pub(crate) async fn a_put_reads_back_with_its_revisions(f: Fixture) {
     let second = put(&*f.store, "a", "2").await;
     let entry = f.other.get("a").await.unwrap().unwrap();
     assert_eq!((entry.key.as_str(), entry.value.as_ref()), ("a", b"2".as_ref()));
-    assert_eq!(
-        (entry.create_revision, entry.mod_revision, entry.version),
-        (first, second, 2)
-    );
+    assert_eq!((entry.create_revision, entry.mod_revision, entry.version), (first, second, 2));
     assert_eq!(entry.lease, None);
     let gone = delete(&*f.store, "a").await;
     assert_eq!(f.other.get("a").await.unwrap(), None);
-    assert_eq!(
-        delete(&*f.store, "a").await,
-        gone,
-        "deleting nothing must not raise the revision"
-    );
+    assert_eq!(delete(&*f.store, "a").await, gone, "deleting nothing must not raise the revision");
     let again = put(&*f.store, "a", "3").await;
     let entry = f.other.get("a").await.unwrap().unwrap();
-    assert_eq!(
-        (entry.create_revision, entry.mod_revision, entry.version),
-        (again, again, 1)
-    );
+    assert_eq!((entry.create_revision, entry.mod_revision, entry.version), (again, again, 1));
     assert_eq!(f.other.health().await.unwrap().revision, again);
 }
 
@@ -41,10 +31,7 @@ pub(crate) async fn compare_and_swap_lets_one_of_two_win(f: Fixture) {
     assert_ne!(one.is_conflict(), two.is_conflict(), "{one:?} {two:?}");
     let winner = if two.is_conflict() { "one" } else { "two" };
     assert_eq!(value(&*f.store, "k").await.as_deref(), Some(winner));
-    assert!(matches!(
-        f.store.txn(swap("late")).await.unwrap().committed(),
-        Err(Error::Conflict)
-    ));
+    assert!(matches!(f.store.txn(swap("late")).await.unwrap().committed(), Err(Error::Conflict)));
 }
 
 pub(crate) async fn create_if_absent_succeeds_once(f: Fixture) {
@@ -76,19 +63,11 @@ pub(crate) async fn every_comparison_holds_and_fails_as_documented(f: Fixture) {
         (Compare::Exists(none()), false),
     ];
     for (compare, holds) in cases {
-        let outcome = f
-            .store
-            .txn(Txn::new().when(compare.clone()).put("probe", "x"))
-            .await
-            .unwrap();
+        let outcome = f.store.txn(Txn::new().when(compare.clone()).put("probe", "x")).await.unwrap();
         assert_eq!(!outcome.is_conflict(), holds, "{compare:?}");
         // One that fails is enough.
         let both = Txn::new().exists("k").when(compare.clone()).put("probe", "y");
-        assert_eq!(
-            !f.store.txn(both).await.unwrap().is_conflict(),
-            holds,
-            "{compare:?}"
-        );
+        assert_eq!(!f.store.txn(both).await.unwrap().is_conflict(), holds, "{compare:?}");
     }
 }
 
@@ -98,9 +77,8 @@ pub(crate) async fn concurrent_increments_lose_nothing(f: Fixture) {
         for _ in 0..EACH {
             loop {
                 let old = store.get("n").await.unwrap();
-                let n: usize = old
-                    .as_ref()
-                    .map_or(0, |e| std::str::from_utf8(&e.value).unwrap().parse().unwrap());
+                let n: usize =
+                    old.as_ref().map_or(0, |e| std::str::from_utf8(&e.value).unwrap().parse().unwrap());
                 let revision = old.map_or(0, |entry| entry.mod_revision);
                 let txn = Txn::new().unchanged("n", revision).put("n", (n + 1).to_string());
                 if !store.txn(txn).await.unwrap().is_conflict() {
@@ -119,25 +97,13 @@ pub(crate) async fn a_transaction_is_all_or_nothing_at_one_revision(f: Fixture) 
     }
     let before = f.store.health().await.unwrap().revision;
     let refused = Txn::new().absent("x").put("new", "1").delete_prefix("d/");
-    assert_eq!(
-        f.store.txn(refused).await.unwrap(),
-        Outcome::Conflict { revision: before }
-    );
+    assert_eq!(f.store.txn(refused).await.unwrap(), Outcome::Conflict { revision: before });
     assert_eq!(value(&*f.store, "new").await, None);
-    let txn = Txn::new()
-        .exists("x")
-        .put("new", "1")
-        .put("newer", "2")
-        .delete("x")
-        .delete_prefix("d/");
+    let txn = Txn::new().exists("x").put("new", "1").put("newer", "2").delete("x").delete_prefix("d/");
     let revision = commit(&*f.store, txn).await;
     assert_eq!(revision, before + 1);
     let page = f.other.list("", PageRequest::first(100)).await.unwrap();
-    let keys: Vec<_> = page
-        .entries
-        .iter()
-        .map(|e| (e.key.as_str(), e.mod_revision == revision))
-        .collect();
+    let keys: Vec<_> = page.entries.iter().map(|e| (e.key.as_str(), e.mod_revision == revision)).collect();
     assert_eq!(keys, [("dd", false), ("new", true), ("newer", true)]);
     assert_eq!(page.revision, revision);
 }
@@ -146,37 +112,13 @@ pub(crate) async fn bounds_are_refused_before_sending(f: Fixture) {
     let before = f.store.health().await.unwrap();
     let refusal = async |txn: Txn| f.store.txn(txn).await.unwrap_err();
     let many = |count: usize| (0..count).fold(Txn::new(), |txn, i| txn.put(format!("k{i}"), "v"));
-    assert!(matches!(
-        refusal(many(101)).await,
-        Error::TooManyOps {
-            count: 101,
-            limit: 100
-        }
-    ));
+    assert!(matches!(refusal(many(101)).await, Error::TooManyOps { count: 101, limit: 100 }));
     let compares = (0..101).fold(Txn::new(), |txn, i| txn.absent(format!("k{i}")));
-    assert!(matches!(
-        refusal(compares).await,
-        Error::TooManyOps {
-            count: 101,
-            limit: 100
-        }
-    ));
+    assert!(matches!(refusal(compares).await, Error::TooManyOps { count: 101, limit: 100 }));
     let big = Txn::new().put("k", vec![b'x'; 16 * 1024 + 1]);
-    assert!(matches!(
-        refusal(big).await,
-        Error::ValueTooLarge {
-            bytes: 16_385,
-            limit: 16_384,
-            ..
-        }
-    ));
-    let sum = (0..70).fold(Txn::new(), |txn, i| {
-        txn.put(format!("k{i}"), vec![b'x'; 16 * 1024])
-    });
-    assert!(matches!(
-        refusal(sum).await,
-        Error::TxnTooLarge { limit: 1_048_576, .. }
-    ));
+    assert!(matches!(refusal(big).await, Error::ValueTooLarge { bytes: 16_385, limit: 16_384, .. }));
+    let sum = (0..70).fold(Txn::new(), |txn, i| txn.put(format!("k{i}"), vec![b'x'; 16 * 1024]));
+    assert!(matches!(refusal(sum).await, Error::TxnTooLarge { limit: 1_048_576, .. }));
     for twice in [
         Txn::new().put("k", "1").put("k", "2"),
         Txn::new().put("k", "1").delete("k"),
@@ -184,27 +126,16 @@ pub(crate) async fn bounds_are_refused_before_sending(f: Fixture) {
     ] {
         assert!(matches!(refusal(twice).await, Error::DuplicateKey { .. }));
     }
-    assert!(matches!(
-        refusal(Txn::new().delete_prefix("")).await,
-        Error::EmptyPrefix
-    ));
+    assert!(matches!(refusal(Txn::new().delete_prefix("")).await, Error::EmptyPrefix));
     for key in ["", "a\nb", "a\0", &"x".repeat(1537)] {
-        assert!(
-            matches!(refusal(Txn::new().put(key, "v")).await, Error::InvalidKey { .. }),
-            "{key:?}"
-        );
-        assert!(
-            matches!(f.store.get(key).await, Err(Error::InvalidKey { .. })),
-            "{key:?}"
-        );
+        assert!(matches!(refusal(Txn::new().put(key, "v")).await, Error::InvalidKey { .. }), "{key:?}");
+        assert!(matches!(f.store.get(key).await, Err(Error::InvalidKey { .. })), "{key:?}");
     }
     assert_eq!(f.store.health().await.unwrap(), before, "something was written");
 }
 
 pub(crate) async fn a_hundred_operations_are_accepted(f: Fixture) {
-    let txn = (0..100).fold(Txn::new(), |txn, i| {
-        txn.absent(format!("k{i:02}")).put(format!("k{i:02}"), "v")
-    });
+    let txn = (0..100).fold(Txn::new(), |txn, i| txn.absent(format!("k{i:02}")).put(format!("k{i:02}"), "v"));
     let revision = commit(&*f.store, txn).await;
     let page = f.other.list("k", PageRequest::first(1000)).await.unwrap();
     assert_eq!((page.entries.len(), page.more), (100, false));
@@ -242,18 +173,9 @@ pub(crate) async fn paging_reads_one_revision(f: Fixture) {
     assert_eq!((now.entries.len(), now.more), (10, false));
     // The old revision is gone after compaction.
     f.store.compact(now.revision).await.unwrap();
-    let old = PageRequest {
-        revision: Some(first.revision),
-        ..PageRequest::first(4)
-    };
-    assert!(matches!(
-        f.store.list("p/", old).await,
-        Err(Error::Compacted { .. })
-    ));
-    let still = PageRequest {
-        revision: Some(now.revision),
-        ..PageRequest::first(4)
-    };
+    let old = PageRequest { revision: Some(first.revision), ..PageRequest::first(4) };
+    assert!(matches!(f.store.list("p/", old).await, Err(Error::Compacted { .. })));
+    let still = PageRequest { revision: Some(now.revision), ..PageRequest::first(4) };
     assert_eq!(f.store.list("p/", still).await.unwrap().entries, now.entries[..4]);
 }
 
@@ -262,15 +184,9 @@ pub(crate) async fn prefixes_are_exact(f: Fixture) {
         put(&*f.store, key, "v").await;
     }
     let keys = async |prefix: &str, after: Option<&str>| {
-        let request = PageRequest {
-            after: after.map(str::to_owned),
-            ..PageRequest::first(100)
-        };
+        let request = PageRequest { after: after.map(str::to_owned), ..PageRequest::first(100) };
         let page = f.store.list(prefix, request).await.unwrap();
-        page.entries
-            .into_iter()
-            .map(|entry| entry.key)
-            .collect::<Vec<_>>()
+        page.entries.into_iter().map(|entry| entry.key).collect::<Vec<_>>()
     };
     assert_eq!(keys("a/", None).await, ["a/", "a/b"]);
     assert_eq!(keys("a", Some("a/")).await, ["a/b", "a0", "ab"]);
@@ -280,22 +196,14 @@ pub(crate) async fn prefixes_are_exact(f: Fixture) {
     assert_eq!(keys("", None).await.len(), 8);
     let from = f.store.health().await.unwrap().revision + 1;
     let mut watch = f.store.watch("a/", from).await.unwrap();
-    let revision = commit(
-        &*f.store,
-        Txn::new().put("a0", "n").put("a/c", "n").delete_prefix("é"),
-    )
-    .await;
+    let revision = commit(&*f.store, Txn::new().put("a0", "n").put("a/c", "n").delete_prefix("é")).await;
     assert_eq!(events(&mut watch, 1).await, [format!("a/c=n@{revision}")]);
     assert_eq!(keys("é", None).await, [""; 0]);
 }
 
 pub(crate) async fn a_watch_from_the_past_sees_all_in_order(f: Fixture) {
     let r1 = put(&*f.store, "w/a", "1").await;
-    let r2 = commit(
-        &*f.store,
-        Txn::new().put("w/b", "1").put("other", "x").delete("w/a"),
-    )
-    .await;
+    let r2 = commit(&*f.store, Txn::new().put("w/b", "1").put("other", "x").delete("w/a")).await;
     let r3 = put(&*f.store, "w/a", "2").await;
     let mut watch = f.other.watch("w/", r2).await.unwrap();
     let mut all = f.other.watch("w/", 1).await.unwrap();
@@ -351,11 +259,7 @@ pub(crate) async fn a_watch_from_a_compacted_revision_says_so(f: Fixture) {
     }
     let mut watch = f.other.watch("c/", r3 + 1).await.unwrap();
     assert_eq!(events(&mut watch, 1).await, [format!("c/b=4@{r4}")]);
-    assert_eq!(
-        value(&*f.store, "c/a").await.as_deref(),
-        Some("3"),
-        "compaction took a current value"
-    );
+    assert_eq!(value(&*f.store, "c/a").await.as_deref(), Some("3"), "compaction took a current value");
 }
 
 pub(crate) async fn a_deletion_at_the_compacted_revision_is_not_lost_silently(f: Fixture) {
@@ -374,20 +278,14 @@ pub(crate) async fn the_future_is_refused(f: Fixture) {
         matches!(error, Error::Rewound { seen, current } if seen == now + 1 && current == now),
         "{error:?}"
     );
-    let page = PageRequest {
-        revision: Some(now + 1),
-        ..PageRequest::first(1)
-    };
+    let page = PageRequest { revision: Some(now + 1), ..PageRequest::first(1) };
     let error = f.store.list("", page).await.unwrap_err();
     assert!(
         matches!(error, Error::Rewound { seen, current } if seen == now + 1 && current == now),
         "{error:?}"
     );
     let error = f.store.compact(now + 1).await.unwrap_err();
-    assert!(
-        matches!(error, Error::Rewound { current, .. } if current == now),
-        "{error:?}"
-    );
+    assert!(matches!(error, Error::Rewound { current, .. } if current == now), "{error:?}");
     let mut watch = f.store.watch("k", now + 1).await.unwrap();
     let next = put(&*f.other, "k", "w").await;
     assert_eq!(events(&mut watch, 1).await, [format!("k=w@{next}")]);

@@ -40,10 +40,7 @@ pub fn create(node: &NodePlan) -> Result<()> {
             }
         }
         if let Ok(controllers) = fs::read_to_string(hierarchy.join("cgroup.controllers")) {
-            let all: Vec<String> = controllers
-                .split_whitespace()
-                .map(|name| format!("+{name}"))
-                .collect();
+            let all: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
             fs::write(hierarchy.join("cgroup.subtree_control"), all.join(" "))?;
         }
     }
@@ -52,11 +49,7 @@ pub fn create(node: &NodePlan) -> Result<()> {
 
 /// The folders of one node that exist now.
 pub fn folders(node: &NodePlan) -> Vec<PathBuf> {
-    hierarchies()
-        .into_iter()
-        .map(|root| root.join(node.netns))
-        .filter(|path| path.exists())
-        .collect()
+    hierarchies().into_iter().map(|root| root.join(node.netns)).filter(|path| path.exists()).collect()
 }
 
 /// The processes in `folder` and all below it.
@@ -64,10 +57,7 @@ pub fn processes(folder: &Path) -> Vec<Process> {
     let mut found = Vec::new();
     for each in below(folder) {
         let text = fs::read_to_string(each.join("cgroup.procs")).unwrap_or_default();
-        found.extend(
-            text.lines()
-                .filter_map(|line| Process::find("pod process", line.parse().ok()?)),
-        );
+        found.extend(text.lines().filter_map(|line| Process::find("pod process", line.parse().ok()?)));
     }
     found
 }
@@ -87,20 +77,16 @@ pub fn thaw(folder: &Path) {
 
 /// Removes `folder` and all below it once the kernel has let go of them.
 pub fn remove(folder: &Path) -> Result<()> {
-    wait_for(
-        &format!("{} to be empty", folder.display()),
-        Duration::from_secs(30),
-        || {
-            for each in below(folder).into_iter().rev() {
-                match fs::remove_dir(&each) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    Err(error) => bail!("{}: {error}", each.display()),
-                }
+    wait_for(&format!("{} to be empty", folder.display()), Duration::from_secs(30), || {
+        for each in below(folder).into_iter().rev() {
+            match fs::remove_dir(&each) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => bail!("{}: {error}", each.display()),
             }
-            Ok(())
-        },
-    )
+        }
+        Ok(())
+    })
 }
 
 /// The cgroup folders that hold `process`, but not the hierarchies' roots.
@@ -117,11 +103,7 @@ pub fn of(process: &Process) -> Vec<PathBuf> {
             continue;
         }
         let name = controllers.trim_start_matches("name=");
-        for root in [
-            Path::new(ROOT).join(name),
-            Path::new(ROOT).join("unified"),
-            PathBuf::from(ROOT),
-        ] {
+        for root in [Path::new(ROOT).join(name), Path::new(ROOT).join("unified"), PathBuf::from(ROOT)] {
             let folder = root.join(relative);
             if folder.join("cgroup.procs").exists() {
                 found.push(folder);
@@ -137,9 +119,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
     let mut next = 0;
     while next < found.len() {
         if let Ok(entries) = fs::read_dir(&found[next]) {
-            let folders = entries
-                .flatten()
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
             found.extend(folders.map(|entry| entry.path()));
         }
         next += 1;

@@ -40,11 +40,7 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     say("lab", format_args!("{error:#}"));
-    ExitCode::from(if error.to_string().starts_with("usage") {
-        2
-    } else {
-        1
-    })
+    ExitCode::from(if error.to_string().starts_with("usage") { 2 } else { 1 })
 }
 
 /// Makes the first SIGINT, SIGTERM or SIGHUP end all waits, so that a half-made
@@ -66,11 +62,7 @@ fn watch_signals() -> Result<()> {
 }
 
 fn up(fresh: bool) -> Result<()> {
-    let lab = if fresh {
-        Lab::up_fresh()
-    } else {
-        Lab::up_or_reuse()
-    }?;
+    let lab = if fresh { Lab::up_fresh() } else { Lab::up_or_reuse() }?;
     say("lab", format_args!("up"));
     let mut out = io::stdout().lock();
     for cluster in lab.clusters() {
@@ -87,14 +79,7 @@ fn status() -> Result<()> {
     let mut out = io::stdout().lock();
     for each in &processes {
         let state = if each.alive() { "running" } else { "dead" };
-        writeln!(
-            out,
-            "{:24} {:8} {:8} {:6} MiB",
-            each.name,
-            each.pid,
-            state,
-            each.resident_kib() / 1024
-        )?;
+        writeln!(out, "{:24} {:8} {:8} {:6} MiB", each.name, each.pid, state, each.resident_kib() / 1024)?;
     }
     let total: u64 = processes.iter().map(Process::resident_kib).sum();
     let left = down::leftovers(&folder).len();

@@ -70,13 +70,7 @@ pub fn kubectl(kubeconfig: &Path) -> Command {
 impl Cluster {
     /// The cluster of that plan; `programs` holds helm.
     pub fn new(plan: &'static ClusterPlan, kubeconfig: PathBuf, nodes: Vec<Node>, programs: &Path) -> Self {
-        Self {
-            name: plan.name,
-            kubeconfig,
-            nodes,
-            plan,
-            helm: programs.join("helm"),
-        }
+        Self { name: plan.name, kubeconfig, nodes, plan, helm: programs.join("helm") }
     }
 
     /// Where its apiserver answers, from the machine and from its pods.
@@ -107,11 +101,7 @@ impl Cluster {
 
     /// `kubectl apply -f -`; an exit code other than 0 is not an error.
     pub fn try_apply(&self, yaml: &str) -> Result<Output> {
-        command::run_with_input(
-            kubectl(&self.kubeconfig).args(["apply", "-f", "-"]),
-            Some(yaml),
-            KUBECTL,
-        )
+        command::run_with_input(kubectl(&self.kubeconfig).args(["apply", "-f", "-"]), Some(yaml), KUBECTL)
     }
 
     /// `kubectl apply -f -`; a refusal is an error with its text.
@@ -175,22 +165,18 @@ impl Cluster {
         count: usize,
         timeout: Duration,
     ) -> Result<Vec<Pod>> {
-        self.wait_for(
-            &format!("{count} ready pods {selector} of {namespace}"),
-            timeout,
-            || {
-                let pods = self.pods(namespace, selector)?;
-                let ready = pods.iter().filter(|pod| pod.ready).count();
-                if pods.len() != count || ready != count {
-                    let seen: Vec<String> = pods
-                        .iter()
-                        .map(|pod| format!("{} {} ready={}", pod.name, pod.phase, pod.ready))
-                        .collect();
-                    bail!("{ready} ready of {}: {}", pods.len(), seen.join(", "));
-                }
-                Ok(pods)
-            },
-        )
+        self.wait_for(&format!("{count} ready pods {selector} of {namespace}"), timeout, || {
+            let pods = self.pods(namespace, selector)?;
+            let ready = pods.iter().filter(|pod| pod.ready).count();
+            if pods.len() != count || ready != count {
+                let seen: Vec<String> = pods
+                    .iter()
+                    .map(|pod| format!("{} {} ready={}", pod.name, pod.phase, pod.ready))
+                    .collect();
+                bail!("{ready} ready of {}: {}", pods.len(), seen.join(", "));
+            }
+            Ok(pods)
+        })
     }
 
     /// The processes of a pod's container (the first one when `container` is
@@ -222,9 +208,7 @@ impl Cluster {
     /// A pod's network namespace, to measure from.
     pub fn vantage(&self, pod: &Pod) -> Result<Vantage> {
         let all = self.container_processes(pod, None)?;
-        all.first()
-            .map(|main| Vantage::Netns(main.netns_path()))
-            .context("no process")
+        all.first().map(|main| Vantage::Netns(main.netns_path())).context("no process")
     }
 
     /// Everything a person wants to read after a failure: nodes, pods, events,
@@ -243,15 +227,7 @@ impl Cluster {
             let names = self.kubectl(&["get", "pods", "-n", namespace, "-o", "name"]);
             let names = names.map(|output| output.stdout).unwrap_or_default();
             for name in names.lines() {
-                let logs = [
-                    "logs",
-                    "-n",
-                    namespace,
-                    name,
-                    "--all-containers",
-                    "--prefix",
-                    "--tail=300",
-                ];
+                let logs = ["logs", "-n", namespace, name, "--all-containers", "--prefix", "--tail=300"];
                 self.dump_one(&mut text, &logs);
                 self.dump_one(&mut text, &[&logs[..], &["--previous"]].concat());
             }
@@ -271,20 +247,10 @@ impl Cluster {
 
 impl Pod {
     fn parse(value: &Value) -> Result<Self> {
-        let text = |pointer: &str| {
-            value
-                .pointer(pointer)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
-        let list = |pointer: &str| {
-            value
-                .pointer(pointer)
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default()
-        };
+        let text =
+            |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let list =
+            |pointer: &str| value.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
         let name = text("/metadata/name");
         if name.is_empty() {
             bail!("not a pod: {value}");
@@ -293,11 +259,7 @@ impl Pod {
             let id = status["containerID"].as_str().unwrap_or_default();
             let id = id.split_once("://").map_or(id, |(_, id)| id);
             let name = status["name"].as_str().unwrap_or_default();
-            (
-                name.to_owned(),
-                id.to_owned(),
-                status["restartCount"].as_u64().unwrap_or(0),
-            )
+            (name.to_owned(), id.to_owned(), status["restartCount"].as_u64().unwrap_or(0))
         });
         Ok(Self {
             namespace: text("/metadata/namespace"),

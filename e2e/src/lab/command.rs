@@ -34,23 +34,15 @@ impl Output {
 pub fn run_with_input(command: &mut Command, input: Option<&str>, timeout: Duration) -> Result<Output> {
     let shown = show(command);
     let mut child = command
-        .stdin(if input.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        })
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("start {shown}"))?;
-    let writer = child
-        .stdin
-        .take()
-        .zip(input.map(ToOwned::to_owned))
-        .map(|(mut pipe, text)| {
-            // A program that does not read its input closes the pipe; its own exit code tells the story.
-            thread::spawn(move || drop(pipe.write_all(text.as_bytes())))
-        });
+    let writer = child.stdin.take().zip(input.map(ToOwned::to_owned)).map(|(mut pipe, text)| {
+        // A program that does not read its input closes the pipe; its own exit code tells the story.
+        thread::spawn(move || drop(pipe.write_all(text.as_bytes())))
+    });
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
     let code = wait_exit(&mut child, timeout);
@@ -61,17 +53,9 @@ pub fn run_with_input(command: &mut Command, input: Option<&str>, timeout: Durat
     if let Some(writer) = writer {
         drop(writer.join());
     }
-    let output = Output {
-        code: code.unwrap_or(-1),
-        stdout: text(stdout),
-        stderr: text(stderr),
-    };
+    let output = Output { code: code.unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) };
     if code.is_none() {
-        bail!(
-            "{shown}: no end after {timeout:?}; it said: {}{}",
-            output.stdout,
-            output.stderr
-        );
+        bail!("{shown}: no end after {timeout:?}; it said: {}{}", output.stdout, output.stderr);
     }
     Ok(output)
 }
@@ -86,13 +70,7 @@ pub fn run(command: &mut Command, timeout: Duration) -> Result<Output> {
 pub fn check(command: &mut Command, timeout: Duration) -> Result<String> {
     let output = run(command, timeout)?;
     if !output.success() {
-        bail!(
-            "{}: exit code {}: {}{}",
-            show(command),
-            output.code,
-            output.stdout,
-            output.stderr
-        );
+        bail!("{}: exit code {}: {}{}", show(command), output.code, output.stdout, output.stderr);
     }
     Ok(output.stdout)
 }
@@ -151,21 +129,14 @@ mod tests {
         let output = run_with_input(&mut words("cat"), Some("a\nb"), SHORT).unwrap();
         assert_eq!((output.code, output.stdout.as_str()), (0, "a\nb"));
         assert_eq!(run(&mut words("false"), SHORT).unwrap().code, 1);
-        let error = check(&mut words("ls /nonexistent-lab"), SHORT)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("nonexistent-lab") && error.contains("exit code 2"),
-            "{error}"
-        );
+        let error = check(&mut words("ls /nonexistent-lab"), SHORT).unwrap_err().to_string();
+        assert!(error.contains("nonexistent-lab") && error.contains("exit code 2"), "{error}");
     }
 
     #[test]
     fn a_program_that_does_not_end_is_killed_at_the_bound() {
         let started = Instant::now();
-        let error = run(&mut words("sleep 30"), Duration::from_millis(50))
-            .unwrap_err()
-            .to_string();
+        let error = run(&mut words("sleep 30"), Duration::from_millis(50)).unwrap_err().to_string();
         assert!(error.contains("no end after"), "{error}");
         assert!(started.elapsed() < Duration::from_secs(10));
     }

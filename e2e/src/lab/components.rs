@@ -51,27 +51,18 @@ pub fn missing() -> Result<Option<&'static str>> {
 /// Builds what is missing (about 15 minutes on two cores) and gives the folder.
 pub fn ensure() -> Result<PathBuf> {
     if let Some(name) = missing()? {
-        say(
-            "lab",
-            format_args!("{name} is not built yet: building, once per version"),
-        );
+        say("lab", format_args!("{name} is not built yet: building, once per version"));
         let go = super::tools::find("go").context("find go")?;
         let mut path = std::env::var_os("PATH").unwrap_or_default();
         path.push(":");
         path.push(go.parent().unwrap_or(Path::new("/usr/local/go/bin")));
         let mut command = Command::new(script());
         // A group of its own, to stop the compilers too.
-        command
-            .env("PATH", path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .process_group(0);
+        command.env("PATH", path).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         let mut child = command.spawn()?;
-        let status = wait::wait_for(
-            "the build of the Kubernetes programs",
-            Duration::from_mins(70),
-            || child.try_wait()?.context("still building"),
-        );
+        let status = wait::wait_for("the build of the Kubernetes programs", Duration::from_mins(70), || {
+            child.try_wait()?.context("still building")
+        });
         if status.is_err() {
             let _ = killpg(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM);
             drop(child.wait());

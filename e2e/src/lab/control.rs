@@ -48,20 +48,16 @@ impl Site<'_> {
     pub fn client(&self, file: &str, user: &str, group: Option<&str>) -> Result<PathBuf> {
         let pair = self.authority.issue(file, user, group, &[])?;
         let path = self.home().join(format!("{file}.kubeconfig"));
-        self.authority
-            .kubeconfig(&path, self.plan.name, &self.plan.api_url(), &pair)?;
+        self.authority.kubeconfig(&path, self.plan.name, &self.plan.api_url(), &pair)?;
         Ok(path)
     }
 
     /// Starts etcd, then the apiserver, and waits until that one is ready.
     pub fn start_api(&self) -> Result<()> {
         let plan = self.plan;
-        let admin = self
-            .authority
-            .issue("admin", "lab-admin", Some("system:masters"), &[])?;
+        let admin = self.authority.issue("admin", "lab-admin", Some("system:masters"), &[])?;
         let kubeconfig = self.folder.kubeconfig(plan.name);
-        self.authority
-            .kubeconfig(&kubeconfig, plan.name, &plan.api_url(), &admin)?;
+        self.authority.kubeconfig(&kubeconfig, plan.name, &plan.api_url(), &admin)?;
         let etcd = self.start_etcd()?;
         let api = self.start_apiserver()?;
         wait_for(&format!("the apiserver of {}", plan.name), READY, || {
@@ -79,19 +75,14 @@ impl Site<'_> {
     fn start_etcd(&self) -> Result<Process> {
         let (client, peer) = (self.plan.port_base + 379, self.plan.port_base + 380);
         let mut etcd = Command::new("etcd");
-        etcd.args([
-            "--logger=zap",
-            "--unsafe-no-fsync",
-            "--name=lab",
-            "--snapshot-count=5000",
-        ])
-        .arg("--data-dir")
-        .arg(self.home().join("etcd"))
-        .arg(format!("--listen-client-urls=http://127.0.0.1:{client}"))
-        .arg(format!("--advertise-client-urls=http://127.0.0.1:{client}"))
-        .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer}"))
-        .arg(format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"))
-        .arg(format!("--initial-cluster=lab=http://127.0.0.1:{peer}"));
+        etcd.args(["--logger=zap", "--unsafe-no-fsync", "--name=lab", "--snapshot-count=5000"])
+            .arg("--data-dir")
+            .arg(self.home().join("etcd"))
+            .arg(format!("--listen-client-urls=http://127.0.0.1:{client}"))
+            .arg(format!("--advertise-client-urls=http://127.0.0.1:{client}"))
+            .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer}"))
+            .arg(format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"))
+            .arg(format!("--initial-cluster=lab=http://127.0.0.1:{peer}"));
         self.ledger.start(&format!("{}-etcd", self.plan.name), &etcd)
     }
 
@@ -107,29 +98,23 @@ impl Site<'_> {
             "kubernetes.default.svc",
             "kubernetes.default.svc.cluster.local",
         ];
-        let serving = self
-            .authority
-            .issue("apiserver", "kube-apiserver", None, &names)?;
+        let serving = self.authority.issue("apiserver", "kube-apiserver", None, &names)?;
         let kubelet =
-            self.authority
-                .issue("kubelet-client", "kube-apiserver", Some("system:masters"), &[])?;
+            self.authority.issue("kubelet-client", "kube-apiserver", Some("system:masters"), &[])?;
         let (public, private) = self.authority.token_keys()?;
         let mut api = self.program("kube-apiserver");
-        api.arg(format!(
-            "--etcd-servers=http://127.0.0.1:{}",
-            plan.port_base + 379
-        ))
-        .arg(format!("--bind-address={0}", plan.api_address))
-        .arg(format!("--advertise-address={0}", plan.api_address))
-        .arg(format!("--service-cluster-ip-range={}", plan.service_range))
-        .args([
-            "--secure-port=6443",
-            "--authorization-mode=Node,RBAC",
-            "--allow-privileged=true",
-            "--kubelet-preferred-address-types=InternalIP",
-            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-            "--profiling=false",
-        ]);
+        api.arg(format!("--etcd-servers=http://127.0.0.1:{}", plan.port_base + 379))
+            .arg(format!("--bind-address={0}", plan.api_address))
+            .arg(format!("--advertise-address={0}", plan.api_address))
+            .arg(format!("--service-cluster-ip-range={}", plan.service_range))
+            .args([
+                "--secure-port=6443",
+                "--authorization-mode=Node,RBAC",
+                "--allow-privileged=true",
+                "--kubelet-preferred-address-types=InternalIP",
+                "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+                "--profiling=false",
+            ]);
         for (flag, path) in [
             ("client-ca-file", self.authority.ca_path()),
             ("tls-cert-file", serving.cert),
@@ -151,48 +136,32 @@ impl Site<'_> {
         let config = self.client("controller-manager", "system:kube-controller-manager", None)?;
         let root = self.authority.pair();
         let mut manager = self.program("kube-controller-manager");
-        manager.args([
-            "--use-service-account-credentials=true",
-            "--allocate-node-cidrs=false",
-        ]);
+        manager.args(["--use-service-account-credentials=true", "--allocate-node-cidrs=false"]);
         for (flag, path) in [
             ("cluster-signing-cert-file", &root.cert),
             ("cluster-signing-key-file", &root.key),
             ("root-ca-file", &root.cert),
-            (
-                "service-account-private-key-file",
-                &self.home().join("pki/tokens.key"),
-            ),
+            ("service-account-private-key-file", &self.home().join("pki/tokens.key")),
         ] {
             manager.arg(format!("--{flag}={}", path.display()));
         }
         common_flags(&mut manager, &config, plan.port_base + 257);
-        self.ledger
-            .start(&format!("{}-controller-manager", plan.name), &manager)?;
+        self.ledger.start(&format!("{}-controller-manager", plan.name), &manager)?;
 
         let config = self.client("scheduler", "system:kube-scheduler", None)?;
         let mut scheduler = self.program("kube-scheduler");
         common_flags(&mut scheduler, &config, plan.port_base + 259);
-        self.ledger
-            .start(&format!("{}-scheduler", plan.name), &scheduler)?;
+        self.ledger.start(&format!("{}-scheduler", plan.name), &scheduler)?;
         Ok(())
     }
 }
 
 fn common_flags(command: &mut Command, kubeconfig: &Path, port: u16) {
-    for flag in [
-        "kubeconfig",
-        "authentication-kubeconfig",
-        "authorization-kubeconfig",
-    ] {
+    for flag in ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"] {
         command.arg(format!("--{flag}={}", kubeconfig.display()));
     }
     command
-        .args([
-            "--leader-elect=false",
-            "--profiling=false",
-            "--bind-address=127.0.0.1",
-        ])
+        .args(["--leader-elect=false", "--profiling=false", "--bind-address=127.0.0.1"])
         .arg(format!("--secure-port={port}"));
 }
 

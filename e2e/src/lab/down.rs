@@ -32,11 +32,7 @@ pub fn run(folder: &Folder) -> Result<()> {
         // The record first (kubelets must not restart what is killed below), then all else.
         let mut found = recorded(folder);
         found.extend(owned(folder));
-        found.extend(
-            nodes()
-                .flat_map(cgroup::folders)
-                .flat_map(|path| cgroup::processes(&path)),
-        );
+        found.extend(nodes().flat_map(cgroup::folders).flat_map(|path| cgroup::processes(&path)));
         found.extend(dwellers(&namespaces));
         found.extend(mounted(folder));
         found.retain(Process::alive);
@@ -45,12 +41,7 @@ pub fn run(folder: &Folder) -> Result<()> {
             each.signal(Signal::SIGKILL)?;
         }
         if let Some(first) = found.first() {
-            bail!(
-                "{} processes, such as {} ({})",
-                found.len(),
-                first.command_line(),
-                first.pid
-            );
+            bail!("{} processes, such as {} ({})", found.len(), first.command_line(), first.pid);
         }
         Ok(())
     })?;
@@ -65,10 +56,7 @@ pub fn run(folder: &Folder) -> Result<()> {
     for path in cgroups {
         // A folder of a daemon's own (its keeper's, say) and its parents: the
         // kernel refuses those that anybody else is in.
-        for folder in path
-            .ancestors()
-            .take_while(|each| !hierarchies.contains(&each.to_path_buf()))
-        {
+        for folder in path.ancestors().take_while(|each| !hierarchies.contains(&each.to_path_buf())) {
             if fs::remove_dir(folder).is_err() && folder.exists() {
                 break;
             }
@@ -86,19 +74,12 @@ pub fn run(folder: &Folder) -> Result<()> {
 /// cgroups, files. Empty when it is down.
 pub fn leftovers(folder: &Folder) -> Vec<String> {
     let mut left = Vec::new();
-    for each in recorded(folder)
-        .into_iter()
-        .chain(owned(folder))
-        .chain(mounted(folder))
-        .filter(Process::alive)
+    for each in
+        recorded(folder).into_iter().chain(owned(folder)).chain(mounted(folder)).filter(Process::alive)
     {
         left.push(format!("process {} {}", each.pid, each.command_line()));
     }
-    left.extend(
-        mounts_below(folder.root())
-            .iter()
-            .map(|path| format!("mount {}", path.display())),
-    );
+    left.extend(mounts_below(folder.root()).iter().map(|path| format!("mount {}", path.display())));
     for node in nodes() {
         if node.netns_path().exists() {
             left.push(format!("network namespace {}", node.netns));
@@ -106,11 +87,7 @@ pub fn leftovers(folder: &Folder) -> Vec<String> {
         if net::link_exists(node.veth) {
             left.push(format!("link {}", node.veth));
         }
-        left.extend(
-            cgroup::folders(node)
-                .iter()
-                .map(|path| format!("cgroup {}", path.display())),
-        );
+        left.extend(cgroup::folders(node).iter().map(|path| format!("cgroup {}", path.display())));
     }
     if net::link_exists(HUB_LINK) {
         left.push(format!("link {HUB_LINK}"));
@@ -125,9 +102,7 @@ pub fn leftovers(folder: &Folder) -> Vec<String> {
 
 fn recorded(folder: &Folder) -> Vec<Process> {
     // An unreadable record is no reason to leave the rest running.
-    Ledger::open(folder)
-        .map(|ledger| ledger.processes())
-        .unwrap_or_default()
+    Ledger::open(folder).map(|ledger| ledger.processes()).unwrap_or_default()
 }
 
 /// Processes that carry the lab's mark in their environment.
@@ -135,9 +110,7 @@ fn owned(folder: &Folder) -> Vec<Process> {
     let mark = format!("{OWNER_VARIABLE}={}", folder.root().display());
     let carries = |each: &Process| {
         let environment = fs::read(format!("/proc/{}/environ", each.pid)).unwrap_or_default();
-        environment
-            .split(|&byte| byte == 0)
-            .any(|entry| entry == mark.as_bytes())
+        environment.split(|&byte| byte == 0).any(|entry| entry == mark.as_bytes())
     };
     process::all().into_iter().filter(carries).collect()
 }
@@ -151,10 +124,7 @@ fn pod_namespaces() -> BTreeSet<Namespace> {
         .filter_map(|node| process::namespace(&node.netns_path()))
         .map(|(device, inode)| ("net", device, inode))
         .collect();
-    for each in nodes()
-        .flat_map(cgroup::folders)
-        .flat_map(|path| cgroup::processes(&path))
-    {
+    for each in nodes().flat_map(cgroup::folders).flat_map(|path| cgroup::processes(&path)) {
         found.extend(namespaces_of(&format!("{}", each.pid)));
     }
     for own in ["self", "1"].into_iter().flat_map(namespaces_of) {
@@ -172,11 +142,8 @@ fn namespaces_of(pid: &str) -> Vec<Namespace> {
 /// Processes in one of those namespaces, whatever their cgroup: workers and
 /// keepers that a daemon left behind.
 fn dwellers(namespaces: &BTreeSet<Namespace>) -> Vec<Process> {
-    let dwells = |each: &Process| {
-        namespaces_of(&each.pid.to_string())
-            .iter()
-            .any(|one| namespaces.contains(one))
-    };
+    let dwells =
+        |each: &Process| namespaces_of(&each.pid.to_string()).iter().any(|one| namespaces.contains(one));
     process::all().into_iter().filter(dwells).collect()
 }
 
@@ -184,15 +151,8 @@ fn dwellers(namespaces: &BTreeSet<Namespace>) -> Vec<Process> {
 /// what outlived its container, whose other namespaces are gone.
 fn mounted(folder: &Folder) -> Vec<Process> {
     let own = process::namespace(Path::new("/proc/self/ns/mnt"));
-    let name = folder
-        .root()
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let parts: Vec<String> = nodes()
-        .map(|node| format!("/{name}/{}/var-l", node.name))
-        .collect();
+    let name = folder.root().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let parts: Vec<String> = nodes().map(|node| format!("/{name}/{}/var-l", node.name)).collect();
     let holds = |each: &Process| {
         let base = format!("/proc/{}", each.pid);
         process::namespace(Path::new(&format!("{base}/ns/mnt"))) != own
@@ -235,11 +195,7 @@ fn clear(folder: &Folder) -> Result<()> {
         if path == folder.logs() || path == folder.lock() {
             continue;
         }
-        let removed = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed.with_context(|| format!("remove {}", path.display()))?;
     }
     Ok(())

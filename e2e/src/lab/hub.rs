@@ -36,12 +36,7 @@ pub struct HubEtcd {
 /// Makes the hub's authority and certificates; once per lab.
 pub fn prepare(folder: &Folder) -> Result<()> {
     let authority = Authority::create(&folder.of("hub").join("pki"), "lab hub authority")?;
-    authority.issue(
-        "server",
-        "hub-etcd",
-        None,
-        &[HUB_ADDRESS, "127.0.0.1", "localhost"],
-    )?;
+    authority.issue("server", "hub-etcd", None, &[HUB_ADDRESS, "127.0.0.1", "localhost"])?;
     authority.issue("client", "faultline-control-plane", None, &[])?;
     Ok(())
 }
@@ -66,21 +61,16 @@ impl HubEtcd {
         let home = self.folder.of("hub");
         let pki = home.join("pki");
         let mut etcd = Command::new("etcd");
-        etcd.args([
-            "--logger=zap",
-            "--unsafe-no-fsync",
-            "--name=hub",
-            "--client-cert-auth",
-        ])
-        .arg(format!("--data-dir={}", home.join("etcd").display()))
-        .arg(format!("--listen-client-urls={}", self.endpoint))
-        .arg(format!("--advertise-client-urls={}", self.endpoint))
-        .arg(format!("--trusted-ca-file={}", self.ca.display()))
-        .arg(format!("--cert-file={}", pki.join("server.pem").display()))
-        .arg(format!("--key-file={}", pki.join("server-key.pem").display()))
-        .args(["--listen-peer-urls=http://127.0.0.1:20380"])
-        .args(["--initial-advertise-peer-urls=http://127.0.0.1:20380"])
-        .args(["--initial-cluster=hub=http://127.0.0.1:20380"]);
+        etcd.args(["--logger=zap", "--unsafe-no-fsync", "--name=hub", "--client-cert-auth"])
+            .arg(format!("--data-dir={}", home.join("etcd").display()))
+            .arg(format!("--listen-client-urls={}", self.endpoint))
+            .arg(format!("--advertise-client-urls={}", self.endpoint))
+            .arg(format!("--trusted-ca-file={}", self.ca.display()))
+            .arg(format!("--cert-file={}", pki.join("server.pem").display()))
+            .arg(format!("--key-file={}", pki.join("server-key.pem").display()))
+            .args(["--listen-peer-urls=http://127.0.0.1:20380"])
+            .args(["--initial-advertise-peer-urls=http://127.0.0.1:20380"])
+            .args(["--initial-cluster=hub=http://127.0.0.1:20380"]);
         let process = self.ledger.start(NAME, &etcd)?;
         wait_for("the hub's etcd", READY, || {
             self.ledger.must_live(&process)?;
@@ -101,9 +91,7 @@ impl HubEtcd {
 
     /// Its process, for SIGSTOP and SIGCONT.
     pub fn process(&self) -> Result<Process> {
-        self.ledger
-            .process(NAME)
-            .context("the hub's etcd was never started")
+        self.ledger.process(NAME).context("the hub's etcd was never started")
     }
 
     /// Everything under `prefix` as `etcdctl get` prints it: key and value lines.

@@ -78,12 +78,7 @@ impl Image {
         let stem = archive.file_stem().context("an image archive has a name")?;
         let name = stem.to_string_lossy().into_owned();
         let key = digest(&[&read(archive)?]);
-        Ok(Self {
-            reference: name.clone(),
-            name,
-            key,
-            archive: archive.to_owned(),
-        })
+        Ok(Self { reference: name.clone(), name, key, archive: archive.to_owned() })
     }
 }
 
@@ -120,11 +115,7 @@ pub fn workload() -> Result<[Image; 2]> {
 
 /// The base of the product's image: Debian with the tools a node daemon needs.
 pub fn base() -> Result<Image> {
-    let key = digest(&[
-        BASE_SUITE.as_bytes(),
-        BASE_PACKAGES.as_bytes(),
-        BASE_DOCKERFILE.as_bytes(),
-    ]);
+    let key = digest(&[BASE_SUITE.as_bytes(), BASE_PACKAGES.as_bytes(), BASE_DOCKERFILE.as_bytes()]);
     build("base", "docker.io/faultline/base:lab", &key, &[], |folder| {
         let mut debian = Command::new("mmdebstrap");
         debian
@@ -167,12 +158,8 @@ fn build(
     fs::create_dir_all(&folder)?;
     let key = digest(&[RECIPE.as_bytes(), name.as_bytes(), content.as_bytes()]);
     let archive = folder.join(format!("{name}-{}.tar", &key[..16]));
-    let image = Image {
-        name: name.to_owned(),
-        reference: reference.to_owned(),
-        key,
-        archive: archive.clone(),
-    };
+    let image =
+        Image { name: name.to_owned(), reference: reference.to_owned(), key, archive: archive.clone() };
     let lock = File::create(folder.join(format!("{name}.lock")))?;
     let _lock =
         Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| anyhow!("lock {name}: {error}"))?;
@@ -205,17 +192,9 @@ fn assemble(work: &Path, reference: &str, args: &[&str]) -> Result<()> {
         buildah
     };
     let mut make = buildah();
-    make.args([
-        "build",
-        "--isolation",
-        "chroot",
-        "--network",
-        "host",
-        "--tag",
-        "lab-image",
-    ])
-    .args(args)
-    .arg(work.join("context"));
+    make.args(["build", "--isolation", "chroot", "--network", "host", "--tag", "lab-image"])
+        .args(args)
+        .arg(work.join("context"));
     check(&mut make, BUILD)?;
     let archive = format!("docker-archive:{}:{reference}", work.join("image.tar").display());
     check(buildah().args(["push", "lab-image", &archive]), BUILD).map(drop)
@@ -226,11 +205,7 @@ fn forget_older(folder: &Path, name: &str, newest: &Path) -> Result<()> {
     let mut old: Vec<(std::time::SystemTime, PathBuf)> = Vec::new();
     for entry in fs::read_dir(folder)?.flatten() {
         let path = entry.path();
-        let stem = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let ours = stem.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
         if ours && path.extension().is_some_and(|end| end == "tar") && path != newest {
             old.push((entry.metadata()?.modified()?, path));

@@ -133,14 +133,9 @@ impl Folder {
         let root = env::var_os("FAULTLINE_LAB_DIR")
             .map_or_else(|| PathBuf::from("/var/tmp/faultline-lab"), PathBuf::from);
         if !root.is_absolute() {
-            bail!(
-                "FAULTLINE_LAB_DIR must be an absolute path, not {}",
-                root.display()
-            );
+            bail!("FAULTLINE_LAB_DIR must be an absolute path, not {}", root.display());
         }
-        for covered in [
-            "/run", "/var/run", "/var/lib", "/var/log", "/proc", "/sys", "/dev",
-        ] {
+        for covered in ["/run", "/var/run", "/var/lib", "/var/log", "/proc", "/sys", "/dev"] {
             if root.starts_with(covered) {
                 bail!("FAULTLINE_LAB_DIR may not be under {covered}: every node has its own {covered}");
             }

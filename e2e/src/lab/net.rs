@@ -41,14 +41,7 @@ pub fn prepare_host(folder: &Folder) -> Result<()> {
 
 /// The namespace of one node, wired to the machine.
 pub fn create(node: &NodePlan) -> Result<()> {
-    let NodePlan {
-        netns,
-        veth,
-        host_address,
-        address,
-        pod_range,
-        ..
-    } = node;
+    let NodePlan { netns, veth, host_address, address, pod_range, .. } = node;
     ip(&format!("netns add {netns}"))?;
     ip(&format!("link add {veth} type veth peer name eth0 netns {netns}"))?;
     ip(&format!("addr add {host_address}/30 dev {veth}"))?;
@@ -60,15 +53,10 @@ pub fn create(node: &NodePlan) -> Result<()> {
         // Not a default route: nothing of the lab may leave the machine.
         format!("route add {LAB_RANGE} via {host_address}"),
     ] {
-        check(
-            &mut words(&format!("nsenter --net=/run/netns/{netns} ip {line}")),
-            SHORT,
-        )?;
+        check(&mut words(&format!("nsenter --net=/run/netns/{netns} ip {line}")), SHORT)?;
     }
     ip(&format!("route add {pod_range} via {address}"))?;
-    inside(&node.netns_path(), || {
-        fs::write(FORWARD, "1").context("turn on forwarding")
-    })
+    inside(&node.netns_path(), || fs::write(FORWARD, "1").context("turn on forwarding"))
 }
 
 /// Takes away one node's namespace and link; what is not there is fine.

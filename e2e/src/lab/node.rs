@@ -34,11 +34,7 @@ pub struct Node {
 impl Node {
     /// The node of that plan, held open by `anchor`.
     pub fn new(plan: &'static NodePlan, folder: &Folder, anchor: Process) -> Self {
-        Self {
-            plan,
-            folder: folder.clone(),
-            anchor,
-        }
+        Self { plan, folder: folder.clone(), anchor }
     }
 
     /// Kubernetes name.
@@ -65,10 +61,7 @@ impl Node {
     /// A command that runs `program` inside the node.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--target={}", self.anchor.pid))
-            .args(["--mount", "--net", "--"])
-            .arg(program);
+        command.arg(format!("--target={}", self.anchor.pid)).args(["--mount", "--net", "--"]).arg(program);
         command
     }
 
@@ -81,9 +74,7 @@ impl Node {
             return Ok(());
         }
         let mut import = self.command("ctr");
-        import
-            .args(["-a", SOCKET, "-n", "k8s.io", "images", "import"])
-            .arg(image.archive());
+        import.args(["-a", SOCKET, "-n", "k8s.io", "images", "import"]).arg(image.archive());
         check(&mut import, IMPORT).with_context(|| format!("import {} on {}", image.name(), self.name()))?;
         fs::write(mark, image.key())?;
         Ok(())
@@ -128,23 +119,14 @@ pub fn start_runtime(site: &Site<'_>, plan: &'static NodePlan, images: &[Image])
     let node = Node::new(plan, site.folder, start_anchor(site, plan)?);
     separate(&node, &home)?;
     fs::write(home.join("cni/10-lab.conflist"), config::cni(plan))?;
-    fs::write(
-        home.join("containerd.toml"),
-        config::containerd(&home.join("cni")),
-    )?;
+    fs::write(home.join("containerd.toml"), config::containerd(&home.join("cni")))?;
     fs::write(home.join("resolv.conf"), "")?;
     let mut containerd = node.command("containerd");
     containerd.arg("--config").arg(home.join("containerd.toml"));
-    let running = site
-        .ledger
-        .start(&format!("{}-containerd", plan.name), &containerd)?;
+    let running = site.ledger.start(&format!("{}-containerd", plan.name), &containerd)?;
     wait_for(&format!("containerd on {}", plan.name), STARTED, || {
         site.ledger.must_live(&running)?;
-        check(
-            node.command("ctr").args(["-a", SOCKET, "plugins", "ls", "-q"]),
-            SHORT,
-        )
-        .map(drop)
+        check(node.command("ctr").args(["-a", SOCKET, "plugins", "ls", "-q"]), SHORT).map(drop)
     })?;
     for image in images {
         node.load_image(image)?;
@@ -156,9 +138,13 @@ pub fn start_runtime(site: &Site<'_>, plan: &'static NodePlan, images: &[Image])
 fn start_anchor(site: &Site<'_>, plan: &'static NodePlan) -> Result<Process> {
     // Never `ip netns exec`: it remounts /sys and the kubelet finds no cgroups.
     let mut anchor = Command::new("nsenter");
-    anchor
-        .arg(format!("--net={}", plan.netns_path().display()))
-        .args(["unshare", "--mount", "--propagation=slave", "sleep", "infinity"]);
+    anchor.arg(format!("--net={}", plan.netns_path().display())).args([
+        "unshare",
+        "--mount",
+        "--propagation=slave",
+        "sleep",
+        "infinity",
+    ]);
     let process = site.ledger.start(&anchor_name(plan), &anchor)?;
     wait_for(&format!("the namespaces of {}", plan.name), STARTED, || {
         site.ledger.must_live(&process)?;
@@ -196,13 +182,7 @@ pub fn start_kubelet(site: &Site<'_>, cluster: &ClusterPlan, node: &Node) -> Res
         None,
         &[plan.name, plan.address],
     )?;
-    let text = config::kubelet(
-        cluster,
-        plan,
-        &site.authority.ca_path(),
-        &serving,
-        &home.join("resolv.conf"),
-    );
+    let text = config::kubelet(cluster, plan, &site.authority.ca_path(), &serving, &home.join("resolv.conf"));
     fs::write(home.join("kubelet.yaml"), text)?;
     let mut kubelet = node.command(site.programs.join("kubelet"));
     kubelet
@@ -213,10 +193,7 @@ pub fn start_kubelet(site: &Site<'_>, cluster: &ClusterPlan, node: &Node) -> Res
     site.ledger.start(&format!("{}-kubelet", plan.name), &kubelet)?;
 
     let kubeconfig = site.client(&format!("kube-proxy-{}", plan.name), "system:kube-proxy", None)?;
-    fs::write(
-        home.join("kube-proxy.yaml"),
-        config::kube_proxy(cluster, plan, &kubeconfig),
-    )?;
+    fs::write(home.join("kube-proxy.yaml"), config::kube_proxy(cluster, plan, &kubeconfig))?;
     let mut proxy = node.command(site.programs.join("kube-proxy"));
     proxy.arg(format!("--config={}", home.join("kube-proxy.yaml").display()));
     site.ledger.start(&format!("{}-kube-proxy", plan.name), &proxy)?;
@@ -230,7 +207,6 @@ pub fn start_dns(site: &Site<'_>, cluster: &ClusterPlan, node: &Node) -> Result<
     fs::write(&corefile, config::corefile(cluster, &kubeconfig))?;
     let mut coredns = node.command(site.programs.join("coredns"));
     coredns.arg("-conf").arg(&corefile);
-    site.ledger
-        .start(&format!("{}-coredns", cluster.name), &coredns)?;
+    site.ledger.start(&format!("{}-coredns", cluster.name), &coredns)?;
     Ok(())
 }

@@ -20,9 +20,7 @@ pub struct Authority {
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority")
-            .field("folder", &self.folder)
-            .finish_non_exhaustive()
+        f.debug_struct("Authority").field("folder", &self.folder).finish_non_exhaustive()
     }
 }
 
@@ -42,18 +40,12 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(name, None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate()?;
         let key_pem = key.serialize_pem();
         let issuer = CertifiedIssuer::self_signed(params, key)?;
-        let authority = Self {
-            folder: folder.to_owned(),
-            issuer,
-        };
+        let authority = Self { folder: folder.to_owned(), issuer };
         fs::write(authority.ca_path(), authority.issuer.pem())?;
         write_private(&folder.join("ca-key.pem"), &key_pem)?;
         Ok(authority)
@@ -66,10 +58,7 @@ impl Authority {
 
     /// The authority's own certificate and key.
     pub fn pair(&self) -> Pair {
-        Pair {
-            cert: self.ca_path(),
-            key: self.folder.join("ca-key.pem"),
-        }
+        Pair { cert: self.ca_path(), key: self.folder.join("ca-key.pem") }
     }
 
     /// Issues a certificate good for both ends of TLS. `names` are DNS names or
@@ -80,10 +69,8 @@ impl Authority {
         params.distinguished_name = subject(name, group);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ClientAuth,
-            ExtendedKeyUsagePurpose::ServerAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &self.issuer)?;
         let pair = Pair {

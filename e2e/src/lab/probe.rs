@@ -46,18 +46,11 @@ pub struct HttpSample {
 /// GETs `url` (`http://ADDRESS:PORT/PATH`, no names) on a fresh connection.
 /// An error is a refusal, a reset or no reply within `timeout`.
 pub fn http_get(from: &Vantage, url: &str, timeout: Duration) -> Result<HttpSample> {
-    let rest = url
-        .strip_prefix("http://")
-        .with_context(|| format!("{url} is not plain http"))?;
+    let rest = url.strip_prefix("http://").with_context(|| format!("{url} is not plain http"))?;
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let address: SocketAddr = if host.contains(':') {
-        host.parse()
-    } else {
-        format!("{host}:80").parse()
-    }
-    .with_context(|| format!("{url} has no numeric address"))?;
-    from.run(|| exchange(address, host, path, timeout))
-        .with_context(|| format!("GET {url}"))
+    let address: SocketAddr = if host.contains(':') { host.parse() } else { format!("{host}:80").parse() }
+        .with_context(|| format!("{url} has no numeric address"))?;
+    from.run(|| exchange(address, host, path, timeout)).with_context(|| format!("GET {url}"))
 }
 
 /// Milliseconds that [`http_get`] took; a status other than 200 is an error.
@@ -81,16 +74,11 @@ fn exchange(address: SocketAddr, host: &str, path: &str, timeout: Duration) -> R
     let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(timeout))?;
-    write!(
-        stream,
-        "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-    )?;
+    write!(stream, "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut bytes = Vec::new();
     let mut chunk = [0; 16 * 1024];
     while (bytes.len() as u64) < LONGEST_REPLY {
-        let left = timeout
-            .checked_sub(started.elapsed())
-            .filter(|left| !left.is_zero());
+        let left = timeout.checked_sub(started.elapsed()).filter(|left| !left.is_zero());
         stream.set_read_timeout(Some(left.context("no whole reply in time")?))?;
         match stream.read(&mut chunk)? {
             0 => break,
@@ -100,16 +88,9 @@ fn exchange(address: SocketAddr, host: &str, path: &str, timeout: Duration) -> R
     let latency = started.elapsed();
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n").context("the reply is not HTTP")?;
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .context("the reply has no status")?;
-    Ok(HttpSample {
-        status,
-        latency,
-        body: body.to_owned(),
-    })
+    let status =
+        head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the reply has no status")?;
+    Ok(HttpSample { status, latency, body: body.to_owned() })
 }
 
 /// Asks the DNS server at `server` for the IPv4 address of `name`.
@@ -119,9 +100,7 @@ pub fn resolve(from: &Vantage, server: IpAddr, name: &str, timeout: Duration) ->
         socket.set_read_timeout(Some(timeout))?;
         socket.send_to(&question(name)?, (server, 53))?;
         let mut reply = vec![0; 1500];
-        let (size, _) = socket
-            .recv_from(&mut reply)
-            .with_context(|| format!("ask {server} for {name}"))?;
+        let (size, _) = socket.recv_from(&mut reply).with_context(|| format!("ask {server} for {name}"))?;
         reply.truncate(size);
         Ok(reply)
     })?;
@@ -148,10 +127,7 @@ fn answer(reply: &[u8]) -> Result<IpAddr> {
         bail!("code {code}");
     }
     // Type A, class IN, four bytes of time to live, length 4: the address follows.
-    let found = reply
-        .windows(14)
-        .rev()
-        .find(|w| w[..4] == [0, 1, 0, 1] && w[8..10] == [0, 4]);
+    let found = reply.windows(14).rev().find(|w| w[..4] == [0, 1, 0, 1] && w[8..10] == [0, 4]);
     let record = found.context("no address")?;
     Ok(IpAddr::from([record[10], record[11], record[12], record[13]]))
 }
@@ -187,19 +163,11 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nok\n").unwrap();
             drop(stream);
             let silent = listener.accept().unwrap();
-            (
-                String::from_utf8_lossy(&request[..size]).into_owned(),
-                silent,
-                listener,
-            )
+            (String::from_utf8_lossy(&request[..size]).into_owned(), silent, listener)
         });
         let sample = http_get(&Vantage::Host, &url, Duration::from_secs(10)).unwrap();
         assert_eq!((sample.status, sample.body.as_str()), (200, "ok\n"));
-        assert!(
-            sample.latency >= Duration::from_millis(80),
-            "{:?}",
-            sample.latency
-        );
+        assert!(sample.latency >= Duration::from_millis(80), "{:?}", sample.latency);
         let error = http_get(&Vantage::Host, &url, Duration::from_millis(100)).unwrap_err();
         assert!(format!("{error:#}").contains("GET http://127.0.0.1"), "{error:#}");
         assert!(server.join().unwrap().0.starts_with("GET /x HTTP/1.1\r\n"));

@@ -39,11 +39,7 @@ impl Process {
     /// The process that has `pid` now.
     pub fn find(name: &str, pid: i32) -> Option<Self> {
         let start_ticks = stat(pid)?.start_ticks;
-        Some(Self {
-            name: name.to_owned(),
-            pid,
-            start_ticks,
-        })
+        Some(Self { name: name.to_owned(), pid, start_ticks })
     }
 
     /// True while this very process runs; an unreaped one does not count, unless
@@ -73,25 +69,18 @@ impl Process {
     /// SIGKILL, and waits up to 30 s for the end.
     pub fn kill(&self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
-        wait_for(
-            &format!("the end of {} ({})", self.name, self.pid),
-            Duration::from_secs(30),
-            || {
-                if self.alive() {
-                    bail!("still there");
-                }
-                Ok(())
-            },
-        )
+        wait_for(&format!("the end of {} ({})", self.name, self.pid), Duration::from_secs(30), || {
+            if self.alive() {
+                bail!("still there");
+            }
+            Ok(())
+        })
     }
 
     /// Its arguments joined by spaces; empty when it is gone.
     pub fn command_line(&self) -> String {
         let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
-        String::from_utf8_lossy(&bytes)
-            .replace('\0', " ")
-            .trim_end()
-            .to_owned()
+        String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().to_owned()
     }
 
     /// Its network namespace, to measure from.
@@ -104,14 +93,7 @@ impl Process {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         status
             .lines()
-            .find_map(|line| {
-                line.strip_prefix("VmRSS:")?
-                    .trim()
-                    .strip_suffix("kB")?
-                    .trim()
-                    .parse()
-                    .ok()
-            })
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse().ok())
             .unwrap_or(0)
     }
 }
@@ -128,11 +110,7 @@ fn stat(pid: i32) -> Option<Stat> {
     // The name in parentheses may hold spaces and parentheses itself.
     let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_whitespace().collect();
     let number = |index: usize| fields.get(index)?.parse().ok();
-    Some(Stat {
-        state: fields.first()?.chars().next()?,
-        threads: number(17)?,
-        start_ticks: number(19)?,
-    })
+    Some(Stat { state: fields.first()?.chars().next()?, threads: number(17)?, start_ticks: number(19)? })
 }
 
 /// All processes of the machine (one pid namespace holds the whole lab).
@@ -171,18 +149,12 @@ impl Ledger {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error).context("read the record of processes"),
         };
-        Ok(Self {
-            folder: folder.clone(),
-            processes: Mutex::new(processes),
-        })
+        Ok(Self { folder: folder.clone(), processes: Mutex::new(processes) })
     }
 
     /// Everything recorded, in order of start.
     pub fn processes(&self) -> Vec<Process> {
-        self.processes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The recorded process of that name.
@@ -270,10 +242,7 @@ mod tests {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::find("sleep", i32::try_from(child.id()).unwrap()).unwrap();
         assert!(process.alive());
-        let other = Process {
-            start_ticks: process.start_ticks + 1,
-            ..process.clone()
-        };
+        let other = Process { start_ticks: process.start_ticks + 1, ..process.clone() };
         assert!(!other.alive());
         assert!(!other.signal(Signal::SIGKILL).unwrap());
         assert!(process.alive());

@@ -84,10 +84,7 @@ pub fn check() -> Result<()> {
     }
     if !packages.is_empty() {
         let packages: Vec<&str> = packages.into_iter().collect();
-        problems.push(format!(
-            "on Debian: apt-get update && apt-get install -y {}",
-            packages.join(" ")
-        ));
+        problems.push(format!("on Debian: apt-get update && apt-get install -y {}", packages.join(" ")));
     }
     bail!("this machine cannot run the lab:\n  {}", problems.join("\n  "))
 }

@@ -44,9 +44,7 @@ pub fn run(folder: &Folder, ledger: &Arc<Ledger>) -> Result<()> {
                 .zip(clusters.into_iter().map(thread::ScopedJoinHandle::join)),
         );
         for (name, result) in results {
-            result
-                .map_err(|_| anyhow!("the thread of {name} ended badly"))?
-                .context(name)?;
+            result.map_err(|_| anyhow!("the thread of {name} ended badly"))?.context(name)?;
         }
         Ok(())
     })?;
@@ -62,29 +60,17 @@ fn cluster(
     images: &[Image],
 ) -> Result<()> {
     let authority = control::authority(folder, plan)?;
-    let site = Site {
-        plan,
-        folder,
-        ledger,
-        programs,
-        authority,
-    };
+    let site = Site { plan, folder, ledger, programs, authority };
     for node in plan.nodes {
         net::create(node)?;
     }
     let nodes = thread::scope(|scope| -> Result<Vec<Node>> {
         let api = scope.spawn(|| site.start_api());
         let site = &site;
-        let runtimes: Vec<_> = plan
-            .nodes
-            .iter()
-            .map(|node| scope.spawn(|| node::start_runtime(site, node, images)))
-            .collect();
+        let runtimes: Vec<_> =
+            plan.nodes.iter().map(|node| scope.spawn(|| node::start_runtime(site, node, images))).collect();
         let broken = |_| anyhow!("a thread ended badly");
-        let nodes = runtimes
-            .into_iter()
-            .map(|each| each.join().map_err(broken)?)
-            .collect();
+        let nodes = runtimes.into_iter().map(|each| each.join().map_err(broken)?).collect();
         api.join().map_err(broken)??;
         nodes
     })?;
@@ -103,12 +89,7 @@ fn cluster(
 
 /// Waits until nodes are Ready, names resolve, Services route and pods may be made.
 fn settled(cluster: &Cluster, plan: &ClusterPlan, ledger: &Ledger) -> Result<()> {
-    let ours = || {
-        ledger
-            .processes()
-            .into_iter()
-            .filter(|each| each.name.starts_with(plan.name))
-    };
+    let ours = || ledger.processes().into_iter().filter(|each| each.name.starts_with(plan.name));
     let alive = || ours().try_for_each(|each| ledger.must_live(&each));
     cluster.wait_for("all nodes to be Ready", READY, || {
         alive()?;
@@ -133,9 +114,7 @@ fn settled(cluster: &Cluster, plan: &ClusterPlan, ledger: &Ledger) -> Result<()>
     }
     cluster.wait_for("the default service account", READY, || {
         alive()?;
-        cluster
-            .get(&["serviceaccount", "default", "-n", "default"])
-            .map(drop)
+        cluster.get(&["serviceaccount", "default", "-n", "default"]).map(drop)
     })
 }
 
@@ -145,13 +124,9 @@ fn nodes_ready(cluster: &Cluster) -> Result<()> {
     for node in &cluster.nodes {
         let found = items.iter().find(|each| each["metadata"]["name"] == node.name());
         let found = found.with_context(|| format!("{} has not registered", node.name()))?;
-        let conditions = found["status"]["conditions"]
-            .as_array()
-            .context("a node has conditions")?;
-        let ready = conditions
-            .iter()
-            .find(|each| each["type"] == "Ready")
-            .context("no Ready condition yet")?;
+        let conditions = found["status"]["conditions"].as_array().context("a node has conditions")?;
+        let ready =
+            conditions.iter().find(|each| each["type"] == "Ready").context("no Ready condition yet")?;
         if ready["status"] != "True" {
             bail!("{}: {}", node.name(), ready["message"]);
         }

@@ -78,7 +78,7 @@ mod tests {
         assert!(calls >= 2 && error.contains(&format!("cloud {calls}")), "{error}");
 
         let started = Instant::now();
-        let error = wait_for("rain", Duration::from_secs(60), || -> Result<()> {
+        let error = wait_for("rain", Duration::from_mins(1), || -> Result<()> {
             Err(Hopeless("no sky".to_owned()).into())
         });
         assert!(format!("{:#}", error.unwrap_err()).contains("no sky"));

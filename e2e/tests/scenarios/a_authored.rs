@@ -11,11 +11,7 @@ use super::stage::{self, WAIT};
 fn a_written_on_one_cluster_it_runs_on_the_other() {
     stage::scenario("a", |product| {
         without_a_grant_it_is_denied(product)?;
-        stage::grant(
-            product,
-            "shop-of-c1",
-            &["--from-cluster", "c1", "--from-namespace", "shop"],
-        )?;
+        stage::grant(product, "shop-of-c1", &["--from-cluster", "c1", "--from-namespace", "shop"])?;
         let first = it_runs_in_c2(product)?;
         nothing_runs_it_again(product, &first)?;
         the_centre_holds_no_credential(product)
@@ -32,15 +28,9 @@ fn without_a_grant_it_is_denied(product: &Product) -> Result<()> {
     c1.apply(&stage::run("late-denied", "late").to_string())?;
     let status = stage::status_when(c1, "late-denied", "denied", |s| s["outcome"] == "Denied")?;
     let accepted = stage::condition(&status, "Accepted").context("an Accepted condition")?;
-    ensure!(
-        accepted["status"] == "False" && accepted["reason"] == "NoGrant",
-        "{status}"
-    );
+    ensure!(accepted["status"] == "False" && accepted["reason"] == "NoGrant", "{status}");
     let message = accepted["message"].as_str().unwrap_or_default();
-    ensure!(
-        message.contains("faultline grant"),
-        "the message names no cure: {message}"
-    );
+    ensure!(message.contains("faultline grant"), "the message names no cure: {message}");
     Ok(())
 }
 
@@ -50,10 +40,7 @@ fn it_runs_in_c2(product: &Product) -> Result<Value> {
     let (near, far) = (stage::payments(c1)?, stage::payments(c2)?);
     c1.apply(&stage::run("late-1", "late").to_string())?;
     let status = stage::status_when(c1, "late-1", "Injected", |s| stage::is_true(s, "Injected"))?;
-    ensure!(
-        status["runID"].is_string() && status["planHash"].is_string(),
-        "{status}"
-    );
+    ensure!(status["runID"].is_string() && status["planHash"].is_string(), "{status}");
     for pod in &far {
         stage::until_late(c2, pod)?;
     }
@@ -73,22 +60,14 @@ fn it_runs_in_c2(product: &Product) -> Result<Value> {
         stage::until_quick(c2, pod)?;
     }
     let status = stage::status_when(c1, "late-1", "Reverted", |s| stage::is_true(s, "Reverted"))?;
-    for (field, expected) in [
-        ("phase", "Finished"),
-        ("outcome", "Completed"),
-        ("verdict", "Held"),
-        ("residue", "Clean"),
-    ] {
+    for (field, expected) in
+        [("phase", "Finished"), ("outcome", "Completed"), ("verdict", "Held"), ("residue", "Clean")]
+    {
         ensure!(status[field] == expected, "{field}: {status}");
     }
     for kind in ["Accepted", "Planned", "Injected", "Reverted", "Complete"] {
         let condition = stage::condition(&status, kind).with_context(|| format!("no {kind} in {status}"))?;
-        ensure!(
-            condition["lastTransitionTime"]
-                .as_str()
-                .is_some_and(|t| !t.is_empty()),
-            "{condition}"
-        );
+        ensure!(condition["lastTransitionTime"].as_str().is_some_and(|t| !t.is_empty()), "{condition}");
     }
     Ok(status)
 }
@@ -131,29 +110,15 @@ fn count_runs(product: &Product) -> Result<usize> {
 /// the clear or as base64.
 fn the_centre_holds_no_credential(product: &Product) -> Result<()> {
     let dump = product.lab.hub_etcd.dump("/faultline")?;
-    ensure!(
-        dump.contains("late-1"),
-        "the dump of the centre's etcd misses what must be there"
-    );
+    ensure!(dump.contains("late-1"), "the dump of the centre's etcd misses what must be there");
     for cluster in product.lab.clusters() {
         let kubeconfig = std::fs::read_to_string(&cluster.kubeconfig)?;
-        for line in kubeconfig
-            .lines()
-            .filter(|line| line.contains("-data:") || line.contains("token:"))
-        {
+        for line in kubeconfig.lines().filter(|line| line.contains("-data:") || line.contains("token:")) {
             let value = line.rsplit(' ').next().unwrap_or_default();
-            ensure!(
-                value.len() < 16 || !dump.contains(value),
-                "a kubeconfig of {} is in etcd",
-                cluster.name
-            );
+            ensure!(value.len() < 16 || !dump.contains(value), "a kubeconfig of {} is in etcd", cluster.name);
         }
         for (name, value) in secrets(cluster)? {
-            ensure!(
-                !dump.contains(&value),
-                "Secret {name} of {} is in etcd",
-                cluster.name
-            );
+            ensure!(!dump.contains(&value), "Secret {name} of {} is in etcd", cluster.name);
         }
     }
     Ok(())
@@ -169,9 +134,7 @@ fn secrets(cluster: &Cluster) -> Result<Vec<(String, String)>> {
         for (key, value) in secret["data"].as_object().into_iter().flatten() {
             let encoded = value.as_str().unwrap_or_default();
             let text = data_encoding::BASE64.decode(encoded.as_bytes()).ok();
-            let text = text
-                .and_then(|bytes| String::from_utf8(bytes).ok())
-                .unwrap_or_default();
+            let text = text.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
             if text.starts_with("-----BEGIN CERTIFICATE") || encoded.len() < 24 {
                 continue;
             }
@@ -181,8 +144,6 @@ fn secrets(cluster: &Cluster) -> Result<Vec<(String, String)>> {
         }
     }
     ensure!(!values.is_empty(), "no Secret was looked at");
-    cluster.wait_for("the victims to be there still", WAIT, || {
-        stage::payments(cluster).map(drop)
-    })?;
+    cluster.wait_for("the victims to be there still", WAIT, || stage::payments(cluster).map(drop))?;
     Ok(values)
 }

@@ -21,35 +21,23 @@ fn half() -> Value {
 }
 
 fn half_of_both(product: &Product) -> Result<()> {
-    let started = product.cli_with(
-        &["run", "-f", "-", "--run-name", "half-1", "--no-wait"],
-        &half().to_string(),
-    )?;
+    let started =
+        product.cli_with(&["run", "-f", "-", "--run-name", "half-1", "--no-wait"], &half().to_string())?;
     ensure!(started.success(), "{}{}", started.stdout, started.stderr);
     for cluster in product.lab.clusters() {
         let pods = stage::payments(cluster)?;
         cluster.wait_for("one of two pods to be late", stage::WAIT, || {
             let late: Vec<f64> = pods.iter().map(stage::latency_ms).collect::<Result<_>>()?;
             let count = late.iter().filter(|ms| **ms >= 190.0).count();
-            ensure!(
-                count == 1 && late.iter().any(|ms| *ms < stage::QUICK_MS),
-                "{late:?}"
-            );
+            ensure!(count == 1 && late.iter().any(|ms| *ms < stage::QUICK_MS), "{late:?}");
             Ok(())
         })?;
     }
     let watched = product.cli(&["watch", "half-1", "-o", "json"])?;
     let run: Value = serde_json::from_str(&watched.stdout).with_context(|| watched.stderr.clone())?;
-    ensure!(
-        run["summary"]["outcome"] == "Completed" && run["summary"]["residue"] == "Clean",
-        "{run}"
-    );
+    ensure!(run["summary"]["outcome"] == "Completed" && run["summary"]["residue"] == "Clean", "{run}");
     // Nothing was measured, so nothing is claimed: exit code 4.
-    ensure!(
-        run["summary"]["verdict"] == "NotMeasured" && watched.code == 4,
-        "{} {run}",
-        watched.code
-    );
+    ensure!(run["summary"]["verdict"] == "NotMeasured" && watched.code == 4, "{} {run}", watched.code);
     for cluster in product.lab.clusters() {
         for pod in stage::payments(cluster)? {
             stage::until_quick(cluster, &pod)?;
@@ -61,13 +49,7 @@ fn half_of_both(product: &Product) -> Result<()> {
 fn a_plan_starts_nothing(product: &Product) -> Result<()> {
     let plan = product.cli_with(&["plan", "-f", "-"], &half().to_string())?;
     ensure!(plan.success(), "{}{}", plan.stdout, plan.stderr);
-    for word in [
-        "CLUSTER c1",
-        "CLUSTER c2",
-        "network.delay",
-        "kernel-timed",
-        "PLAN ",
-    ] {
+    for word in ["CLUSTER c1", "CLUSTER c2", "network.delay", "kernel-timed", "PLAN "] {
         ensure!(plan.stdout.contains(word), "{word} is not in\n{}", plan.stdout);
     }
     let mut wrong = half();
@@ -76,11 +58,7 @@ fn a_plan_starts_nothing(product: &Product) -> Result<()> {
     ensure!(refused.code == 5, "{} {}", refused.code, refused.stdout);
     for cluster in product.lab.clusters() {
         for pod in stage::payments(cluster)? {
-            ensure!(
-                stage::latency_ms(&pod)? < stage::QUICK_MS,
-                "planning made {} late",
-                pod.name
-            );
+            ensure!(stage::latency_ms(&pod)? < stage::QUICK_MS, "planning made {} late", pod.name);
         }
     }
     Ok(())

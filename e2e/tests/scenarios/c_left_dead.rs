@@ -70,22 +70,13 @@ fn left_dead(product: &Product, victim: Victim, action: &str, kind: &str) -> Res
     let dead = Dead::make(product, victim, target)?;
     stage::until_answering(c2, target)?;
     let lasted = cut.elapsed();
-    say(
-        "scenarios",
-        format_args!("{name}: the fault was seen for {:.1} s", lasted.as_secs_f64()),
-    );
-    ensure!(
-        lasted < LASTS + SLACK,
-        "the fault outlived its deadline: {lasted:?}"
-    );
+    say("scenarios", format_args!("{name}: the fault was seen for {:.1} s", lasted.as_secs_f64()));
+    ensure!(lasted < LASTS + SLACK, "the fault outlived its deadline: {lasted:?}");
     let link_is_lost = matches!(victim, Victim::Centre | Victim::Agent);
     if action == "RunToDeadline" {
         ensure!(lasted + SLACK > LASTS, "the fault ended early: {lasted:?}");
     } else if link_is_lost {
-        ensure!(
-            lasted + SLACK < LASTS,
-            "the lost link did not revert the fault: {lasted:?}"
-        );
+        ensure!(lasted + SLACK < LASTS, "the lost link did not revert the fault: {lasted:?}");
     }
     // Left dead until after the deadline.
     c2.wait_for("the deadline to pass", WAIT, || {
@@ -105,10 +96,8 @@ fn start(product: &Product, name: &str, target: &Pod, action: &str, kind: &str) 
     let limits = json!({ "limits": { "onLinkLoss": { "after": "4s", "do": action }, "startWithin": "20s" } });
     let mut experiment = stage::experiment(name, &["c2"], &faults, &limits);
     experiment["spec"]["targets"][0]["pods"]["names"] = json!([target.name]);
-    let started = product.cli_with(
-        &["run", "-f", "-", "--run-name", name, "--no-wait"],
-        &experiment.to_string(),
-    )?;
+    let started =
+        product.cli_with(&["run", "-f", "-", "--run-name", name, "--no-wait"], &experiment.to_string())?;
     ensure!(started.success(), "{}{}", started.stdout, started.stderr);
     Ok(())
 }
@@ -127,10 +116,7 @@ fn aftermath(product: &Product, name: &str, target: &Pod) -> Result<()> {
         })?
     };
     let summary = &run["summary"];
-    say(
-        "scenarios",
-        format_args!("{name}: {} {}", summary["outcome"], summary["reason"]),
-    );
+    say("scenarios", format_args!("{name}: {} {}", summary["outcome"], summary["reason"]));
     let early = summary["outcome"] != "Completed";
     ensure!(
         !early || !summary["reason"].as_str().unwrap_or_default().is_empty(),
@@ -169,10 +155,7 @@ impl Dead {
             Victim::Agent => scale(cluster, "faultline-agent", 0)?,
             Victim::DaemonPod => select_nodes(cluster, &json!({ "faultline.dev/nowhere": "true" }))?,
             Victim::DaemonProcess => {
-                return Ok(Self {
-                    victim,
-                    node: Some((cluster.clone(), pod)),
-                });
+                return Ok(Self { victim, node: Some((cluster.clone(), pod)) });
             }
         }
         process.kill()?;
@@ -205,9 +188,7 @@ impl Dead {
 
 pub(crate) fn scale(cluster: &Cluster, deployment: &str, replicas: u32) -> Result<()> {
     let replicas = format!("--replicas={replicas}");
-    cluster
-        .kubectl_ok(&["scale", "deployment", deployment, "-n", NAMESPACE, &replicas])
-        .map(drop)
+    cluster.kubectl_ok(&["scale", "deployment", deployment, "-n", NAMESPACE, &replicas]).map(drop)
 }
 
 fn select_nodes(cluster: &Cluster, selector: &Value) -> Result<()> {

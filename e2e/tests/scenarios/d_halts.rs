@@ -21,10 +21,8 @@ fn d2_a_halt_object_stops_its_cluster_without_a_centre() {
 fn long(product: &Product, name: &str, clusters: &[&str]) -> Result<()> {
     let limits = json!({ "limits": { "onLinkLoss": { "do": "RunToDeadline" } } });
     let experiment = stage::experiment(name, clusters, &[stage::late("120s")], &limits);
-    let started = product.cli_with(
-        &["run", "-f", "-", "--run-name", name, "--no-wait"],
-        &experiment.to_string(),
-    )?;
+    let started =
+        product.cli_with(&["run", "-f", "-", "--run-name", name, "--no-wait"], &experiment.to_string())?;
     ensure!(started.success(), "{}{}", started.stdout, started.stderr);
     Ok(())
 }
@@ -36,20 +34,15 @@ fn fleet(product: &Product) -> Result<()> {
             stage::until_late(cluster, &pod)?;
         }
     }
-    let set = product.cli_ok(&[
-        "halt", "set", "--fleet", "--id", "all-stop", "--reason", "scenario", "-o", "json",
-    ])?;
+    let set = product
+        .cli_ok(&["halt", "set", "--fleet", "--id", "all-stop", "--reason", "scenario", "-o", "json"])?;
     let halts: Value = serde_json::from_str(&set)?;
     for name in ["c1", "c2"] {
         ensure!(halts[0]["clusters"][name] == "Clean", "{halts}");
     }
     for cluster in product.lab.clusters() {
         for pod in stage::payments(cluster)? {
-            ensure!(
-                stage::latency_ms(&pod)? < stage::QUICK_MS,
-                "{} is late although Clean",
-                pod.name
-            );
+            ensure!(stage::latency_ms(&pod)? < stage::QUICK_MS, "{} is late although Clean", pod.name);
         }
     }
     let run = stage::finished(product, "halted")?;
@@ -93,11 +86,7 @@ fn object(product: &Product) -> Result<()> {
         Ok(())
     })?;
     for pod in &pods {
-        ensure!(
-            stage::latency_ms(pod)? >= 190.0,
-            "{} is not late any more before the halt",
-            pod.name
-        );
+        ensure!(stage::latency_ms(pod)? >= 190.0, "{} is not late any more before the halt", pod.name);
     }
     c2.apply("{apiVersion: faultline.dev/v1alpha1, kind: Halt, metadata: {name: stop-here}, spec: {reason: scenario}}")?;
     c2.wait_for("the Halt object to be Clean", stage::WAIT, || {
@@ -106,11 +95,7 @@ fn object(product: &Product) -> Result<()> {
         Ok(())
     })?;
     for pod in &pods {
-        ensure!(
-            stage::latency_ms(pod)? < stage::QUICK_MS,
-            "{} is late although Clean",
-            pod.name
-        );
+        ensure!(stage::latency_ms(pod)? < stage::QUICK_MS, "{} is late although Clean", pod.name);
     }
     scale(c1, "faultline-control-plane", 1)?;
     product.rollout(c1, "deploy/faultline-control-plane")?;

@@ -12,10 +12,8 @@ fn e_etcd_dies_in_the_middle() {
     stage::scenario("e", |product| {
         let c2 = &product.lab.c2;
         let experiment = stage::experiment("etcd", &["c2"], &[stage::late("20s")], &json!({})).to_string();
-        let started = product.cli_with(
-            &["run", "-f", "-", "--run-name", "etcd-1", "--no-wait"],
-            &experiment,
-        )?;
+        let started =
+            product.cli_with(&["run", "-f", "-", "--run-name", "etcd-1", "--no-wait"], &experiment)?;
         ensure!(started.success(), "{}{}", started.stdout, started.stderr);
         let pods = stage::payments(c2)?;
         stage::until_late(c2, &pods[0])?;
@@ -31,10 +29,7 @@ fn e_etcd_dies_in_the_middle() {
         );
         ensure!(names(product)? == before, "runs came or went");
         let counts = &run["clusters"][0]["observed"]["counts"];
-        ensure!(
-            counts["total"] == 2 && counts["injected"] == 2 && counts["reverted"] == 2,
-            "{counts}"
-        );
+        ensure!(counts["total"] == 2 && counts["injected"] == 2 && counts["reverted"] == 2, "{counts}");
         Ok(())
     });
 }

@@ -43,25 +43,13 @@ fn wrong() -> Value {
 }
 
 fn by_the_command_line(product: &Product) -> Result<()> {
-    for verb in [
-        &["validate", "-f", "-"][..],
-        &["apply", "-f", "-"],
-        &["run", "-f", "-"],
-    ] {
+    for verb in [&["validate", "-f", "-"][..], &["apply", "-f", "-"], &["run", "-f", "-"]] {
         let refused = product.cli_with(verb, &wrong().to_string())?;
         ensure!(refused.code == 1, "{verb:?}: {} {}", refused.code, refused.stderr);
         for path in PATHS {
-            ensure!(
-                refused.stderr.contains(path),
-                "{verb:?}: no {path} in\n{}",
-                refused.stderr
-            );
+            ensure!(refused.stderr.contains(path), "{verb:?}: no {path} in\n{}", refused.stderr);
         }
-        ensure!(
-            refused.stderr.contains("10 problem"),
-            "{verb:?}: {}",
-            refused.stderr
-        );
+        ensure!(refused.stderr.contains("10 problem"), "{verb:?}: {}", refused.stderr);
     }
     let stored = product.cli(&["get", "experiments", "wrong"])?;
     ensure!(!stored.success(), "it was stored: {}", stored.stdout);
@@ -81,22 +69,12 @@ fn by_kubectl(product: &Product) -> Result<()> {
     c1.apply(&experiment.to_string())?;
     let accepted = c1.wait_for("the Experiment to be answered", stage::WAIT, || {
         let object = c1.get(&["experiments.faultline.dev", "wrong", "-n", "shop"])?;
-        stage::condition(&object["status"], "Accepted")
-            .cloned()
-            .context(object["status"].to_string())
+        stage::condition(&object["status"], "Accepted").cloned().context(object["status"].to_string())
     })?;
-    ensure!(
-        accepted["status"] == "False" && accepted["reason"] == "Invalid",
-        "{accepted}"
-    );
+    ensure!(accepted["status"] == "False" && accepted["reason"] == "Invalid", "{accepted}");
     let message = accepted["message"].as_str().unwrap_or_default();
-    for path in [
-        "spec.hypothesys",
-        "spec.faults[0].target",
-        "spec.faults[0].network.delay.latancy",
-    ] {
+    for path in ["spec.hypothesys", "spec.faults[0].target", "spec.faults[0].network.delay.latancy"] {
         ensure!(message.contains(path), "no {path} in {message}");
     }
-    c1.kubectl_ok(&["delete", "experiments.faultline.dev", "wrong", "-n", "shop"])
-        .map(drop)
+    c1.kubectl_ok(&["delete", "experiments.faultline.dev", "wrong", "-n", "shop"]).map(drop)
 }

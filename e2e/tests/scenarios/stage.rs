@@ -20,10 +20,7 @@ pub(crate) fn enabled() -> bool {
     let wanted = std::env::var_os("FAULTLINE_LAB").is_some_and(|value| value == "1");
     let root = nix::unistd::geteuid().is_root();
     if !(wanted && root) {
-        say(
-            "scenarios",
-            format_args!("SKIPPED: needs root and FAULTLINE_LAB=1"),
-        );
+        say("scenarios", format_args!("SKIPPED: needs root and FAULTLINE_LAB=1"));
     }
     wanted && root
 }
@@ -37,26 +34,25 @@ pub(crate) fn scenario(name: &str, tell: impl FnOnce(&Product) -> Result<()>) {
     let started = Instant::now();
     say("scenarios", format_args!("{name}"));
     let told = settled(product).and_then(|()| tell(product));
-    if let Err(error) = told {
-        let centre = product
-            .cli(&["get", "runs", "-o", "json"])
-            .map(|o| o.stdout)
-            .unwrap_or_default();
-        panic!(
-            "{name}: {error:#}\n{}\n{centre}",
+    let dump = |error: anyhow::Error| {
+        let centre = product.cli(&["get", "runs", "-o", "json"]).map(|o| o.stdout).unwrap_or_default();
+        format!(
+            "{name}: {error:#}
+{}
+{centre}",
             product.lab.dump(&[NAMESPACE, "shop"])
-        );
-    }
-    say(
-        "scenarios",
-        format_args!("{name}: {:.1} s", started.elapsed().as_secs_f64()),
-    );
+        )
+    };
+    let failed = told.err().map(dump);
+    assert!(failed.is_none(), "{}", failed.unwrap_or_default());
+    say("scenarios", format_args!("{name}: {:.1} s", started.elapsed().as_secs_f64()));
 }
 
 fn product() -> &'static Product {
     static PRODUCT: OnceLock<Product> = OnceLock::new();
     PRODUCT.get_or_init(|| {
-        let lab = Lab::up_or_reuse().expect("the lab comes up");
+        // A run's name is used once, ever: the scenarios need clusters that nobody used.
+        let lab = Lab::up_fresh().expect("the lab comes up");
         let guard = lab.guard();
         let product = Product::install(lab).expect("the product installs");
         victims(&product).expect("the victims run");
@@ -143,11 +139,7 @@ pub(crate) fn fault(name: &str, lasts: &str, kind: &Value) -> Value {
 
 /// 200 ms on everything that the victims send.
 pub(crate) fn late(lasts: &str) -> Value {
-    fault(
-        "late",
-        lasts,
-        &json!({ "network": { "delay": { "latency": "200ms" } } }),
-    )
+    fault("late", lasts, &json!({ "network": { "delay": { "latency": "200ms" } } }))
 }
 
 /// An Experiment on all victims of these clusters.
@@ -226,14 +218,11 @@ pub(crate) fn until_answering(cluster: &Cluster, pod: &Pod) -> Result<()> {
 
 /// Waits until a run at the centre is finished, and gives it.
 pub(crate) fn finished(product: &Product, name: &str) -> Result<Value> {
-    product
-        .lab
-        .c1
-        .wait_for(&format!("run {name} to finish"), WAIT, || {
-            let run = product.run(name)?;
-            ensure!(run["summary"]["phase"] == "Finished", "{}", run["summary"]);
-            Ok(run)
-        })
+    product.lab.c1.wait_for(&format!("run {name} to finish"), WAIT, || {
+        let run = product.run(name)?;
+        ensure!(run["summary"]["phase"] == "Finished", "{}", run["summary"]);
+        Ok(run)
+    })
 }
 
 /// The victims of a cluster.
@@ -258,10 +247,7 @@ pub(crate) fn status_when(
 
 /// Status of a condition.
 pub(crate) fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
-    status["conditions"]
-        .as_array()?
-        .iter()
-        .find(|c| c["type"] == kind)
+    status["conditions"].as_array()?.iter().find(|c| c["type"] == kind)
 }
 
 pub(crate) fn is_true(status: &Value, kind: &str) -> bool {

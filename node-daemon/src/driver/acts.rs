@@ -20,9 +20,7 @@ use crate::system::System;
 pub(super) fn apply(doors: &Doors, record: &Record, start_before_ms: u64) -> Result<Effect, Failure> {
     if let Err(why) = doors.keeper.ensure() {
         if fault::revert_class(&record.injection) == RevertClass::Keeper {
-            return Err(Failure::Error(format!(
-                "no keeper could hold its deadline: {why}"
-            )));
+            return Err(Failure::Error(format!("no keeper could hold its deadline: {why}")));
         }
         // The kernel ends this kind by itself; the keeper would only have swept up.
         tracing::warn!(injection = %record.injection.id, why, "no keeper");
@@ -34,27 +32,18 @@ pub(super) fn apply(doors: &Doors, record: &Record, start_before_ms: u64) -> Res
     }
     for step in &record.steps {
         let now_ms = doors.clock.now().boottime_ms;
-        let window = Window {
-            now_ms,
-            deadline_ms: record.deadline.boottime_ms,
-        };
+        let window = Window { now_ms, deadline_ms: record.deadline.boottime_ms };
         if let Err(error) = step::apply(&*doors.system, step, window) {
             let why = spoken(&error);
-            let failure = if error.is_target_gone() {
-                Failure::TargetGone(why)
-            } else {
-                Failure::Error(why)
-            };
+            let failure = if error.is_target_gone() { Failure::TargetGone(why) } else { Failure::Error(why) };
             return Err(take_back(doors, record, failure));
         }
     }
     match look(&*doors.system, record) {
         Look::Intended(effect) => Ok(effect),
-        Look::TargetGone => Err(take_back(
-            doors,
-            record,
-            Failure::TargetGone("the target went away".to_owned()),
-        )),
+        Look::TargetGone => {
+            Err(take_back(doors, record, Failure::TargetGone("the target went away".to_owned())))
+        }
         other => {
             let why = format!("it was made but not read back as intended: {other:?}");
             Err(take_back(doors, record, Failure::Error(why)))
@@ -70,16 +59,25 @@ fn take_back(doors: &Doors, record: &Record, failure: Failure) -> Failure {
                 Failure::Error(why) | Failure::TargetGone(why) => why,
                 Failure::Late | Failure::Residue(_) => String::new(),
             };
-            Failure::Residue(Remains {
-                what: format!("{cause}; {what}"),
-                command,
-            })
+            Failure::Residue(Remains { what: format!("{cause}; {what}"), command })
         }
     }
 }
 
+/// A look at one that is active. A keeper that died is started again on the way; without one the
+/// deadline of some kinds is nobody's but ours, which is not what Injected promises.
+pub(super) fn watch(doors: &Doors, record: &Record) -> Look {
+    let kept = doors.keeper.ensure();
+    match (look(&*doors.system, record), kept) {
+        (Look::Intended(_), Err(why)) if fault::revert_class(&record.injection) == RevertClass::Keeper => {
+            Look::Failed(format!("no keeper holds its deadline: {why}"))
+        }
+        (seen, _) => seen,
+    }
+}
+
 /// What the kernel holds of all steps together; the worst counts.
-pub(super) fn look(system: &dyn System, record: &Record) -> Look {
+fn look(system: &dyn System, record: &Record) -> Look {
     if is_container_gone(system, record) {
         return Look::TargetGone;
     }
@@ -104,10 +102,7 @@ pub(super) fn look(system: &dyn System, record: &Record) -> Look {
 
 /// Faults of a container end with its run; those of its network belong to the sandbox and stay.
 fn is_container_gone(system: &dyn System, record: &Record) -> bool {
-    let of_container = matches!(
-        record.injection.action,
-        Action::ContainerPause | Action::CpuStress { .. }
-    );
+    let of_container = matches!(record.injection.action, Action::ContainerPause | Action::CpuStress { .. });
     let Some(container) = record.identity.container.as_ref().filter(|_| of_container) else {
         return false;
     };

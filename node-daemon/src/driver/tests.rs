@@ -39,10 +39,7 @@ impl Clock for TestClock {
         let elapsed = self.origin.elapsed().as_millis() as u64;
         self.system.advance(Duration::from_millis(elapsed - *shown));
         *shown = elapsed;
-        Now {
-            boottime_ms: self.system.boottime_ms(),
-            wall_ms: WALL_MS + elapsed as i64,
-        }
+        Now { boottime_ms: self.system.boottime_ms(), wall_ms: WALL_MS + elapsed as i64 }
     }
 }
 
@@ -53,25 +50,10 @@ struct TestResolver(Arc<FakeSystem>);
 impl Resolve for TestResolver {
     async fn resolve(&self, target: &TargetRef, _: Option<&str>) -> Result<Found, Unfit> {
         let gone = || Unfit::TargetGone("no such pod".into());
-        let target = self
-            .0
-            .identify(target.uid.parse().map_err(|_| gone())?)
-            .map_err(|_| gone())?;
-        let container = ContainerIdentity {
-            id: "c".into(),
-            process: target.process,
-            cgroup: target.cgroup,
-        };
-        let identity = Identity {
-            sandbox: "s".into(),
-            netns: target.netns,
-            container: Some(container),
-        };
-        Ok(Found {
-            identity,
-            devices: vec!["eth0".into()],
-            is_host_network: false,
-        })
+        let target = self.0.identify(target.uid.parse().map_err(|_| gone())?).map_err(|_| gone())?;
+        let container = ContainerIdentity { id: "c".into(), process: target.process, cgroup: target.cgroup };
+        let identity = Identity { sandbox: "s".into(), netns: target.netns, container: Some(container) };
+        Ok(Found { identity, devices: vec!["eth0".into()], is_host_network: false })
     }
 }
 
@@ -82,11 +64,7 @@ struct TestKeeper {
 
 impl Keeper for TestKeeper {
     fn ensure(&self) -> Result<(), String> {
-        if self.is_dead.load(Ordering::Relaxed) {
-            Err("no keeper today".into())
-        } else {
-            Ok(())
-        }
+        if self.is_dead.load(Ordering::Relaxed) { Err("no keeper today".into()) } else { Ok(()) }
     }
 }
 
@@ -112,11 +90,8 @@ struct Agent {
 impl Rig {
     async fn start(folder: &Path, system: &Arc<FakeSystem>) -> Self {
         let (journal, loaded) = Journal::open(folder).unwrap();
-        let clock = Arc::new(TestClock {
-            system: system.clone(),
-            origin: Instant::now(),
-            shown_ms: Mutex::new(0),
-        });
+        let clock =
+            Arc::new(TestClock { system: system.clone(), origin: Instant::now(), shown_ms: Mutex::new(0) });
         let now = clock.now();
         let recovered = recover(&journal, loaded, &**system, BOOT, now.wall_ms);
         let node = Node {
@@ -142,21 +117,10 @@ impl Rig {
         let driver = Driver::new(state, doors, outbox.clone(), events, vitals);
         let (shutdown, mut driving) = (CancellationToken::new(), JoinSet::new());
         driving.spawn(driver.run(shutdown.clone(), Duration::from_secs(25)));
-        let session = Session {
-            outbox,
-            events: events_in,
-        };
+        let session = Session { outbox, events: events_in };
         let mut sessions = JoinSet::new();
         let agent = Agent::connect(&session, &mut sessions, clock).await;
-        Self {
-            system: system.clone(),
-            keeper,
-            driving,
-            shutdown,
-            session,
-            sessions,
-            agent,
-        }
+        Self { system: system.clone(), keeper, driving, shutdown, session, sessions, agent }
     }
 
     async fn reconnect(&mut self) {
@@ -175,29 +139,13 @@ impl Agent {
         let ((up_in, up), (down, down_out)) = (mpsc::channel(8), mpsc::channel(8));
         let session = session.clone();
         sessions.spawn(async move {
-            session
-                .run(Channels {
-                    up: up_in,
-                    down: down_out,
-                })
-                .await;
+            session.run(Channels { up: up_in, down: down_out }).await;
         });
-        let mut agent = Self {
-            down,
-            up,
-            clock,
-            told: BTreeMap::new(),
-            hello: None,
-        };
+        let mut agent = Self { down, up, clock, told: BTreeMap::new(), hello: None };
         while agent.hello.is_none() {
             agent.listen().await;
         }
-        agent
-            .send(NodeDown::Welcome {
-                agent_epoch: 1,
-                heartbeat_interval_ms: 1000,
-            })
-            .await;
+        agent.send(NodeDown::Welcome { agent_epoch: 1, heartbeat_interval_ms: 1000 }).await;
         agent
     }
 
@@ -207,7 +155,7 @@ impl Agent {
 
     /// Takes one message, answering as an agent does.
     async fn listen(&mut self) {
-        let up = tokio::time::timeout(Duration::from_secs(300), self.up.recv()).await;
+        let up = tokio::time::timeout(Duration::from_mins(5), self.up.recv()).await;
         match up.expect("the daemon is silent").expect("the session is over") {
             NodeUp::Hello(hello) => self.hello = Some(*hello),
             NodeUp::State(status) => self.told.entry(status.id.clone()).or_default().push(*status),
@@ -247,9 +195,7 @@ impl Agent {
 }
 
 fn injection(id: &str, pid: i32, action: Action) -> Injection {
-    let backend = proto::catalogue::entry(action.kind()).unwrap().backends[0]
-        .name
-        .to_owned();
+    let backend = proto::catalogue::entry(action.kind()).unwrap().backends[0].name.to_owned();
     let target = TargetRef {
         namespace: "shop".into(),
         pod: "p".into(),
@@ -277,11 +223,7 @@ fn partition(id: &str, pid: i32) -> Injection {
     injection(
         id,
         pid,
-        Action::NetworkPartition {
-            direction: Direction::Both,
-            peers: vec![],
-            how: PartitionHow::Drop,
-        },
+        Action::NetworkPartition { direction: Direction::Both, peers: vec![], how: PartitionHow::Drop },
     )
 }
 
@@ -295,21 +237,11 @@ fn every_kind(pid: i32) -> Vec<Injection> {
             jitter_ms: 20,
             correlation_percent: 25,
         };
-        Injection {
-            backend: backend.into(),
-            ..injection(id, pid, action)
-        }
+        Injection { backend: backend.into(), ..injection(id, pid, action) }
     };
     vec![
         pause("r1.pause.0", pid),
-        injection(
-            "r1.stress.0",
-            pid,
-            Action::CpuStress {
-                workers: 2,
-                load_percent: 50,
-            },
-        ),
+        injection("r1.stress.0", pid, Action::CpuStress { workers: 2, load_percent: 50 }),
         partition("r1.partition.0", pid),
         delay("r1.netem.0", Direction::Egress, "netem"),
         delay("r1.both.0", Direction::Both, "netem"),
@@ -331,11 +263,7 @@ async fn every_kind_is_made_and_gone_at_its_deadline() {
         let status = rig.agent.sees(&one, InjectionPhase::Reverted).await;
         assert_eq!(status.reason, Some(EndReason::Deadline), "{}", one.id);
         let lasted = started.elapsed().as_millis();
-        assert!(
-            (30_000..31_500).contains(&lasted),
-            "{} lasted {lasted} ms",
-            one.id
-        );
+        assert!((30_000..31_500).contains(&lasted), "{} lasted {lasted} ms", one.id);
         assert_eq!(system.things(), 0, "{}", one.id);
         rig.shutdown.cancel();
         assert!(rig.driving.join_next().await.unwrap().unwrap(), "drained clean");
@@ -352,12 +280,7 @@ async fn a_stop_reverts_and_the_id_never_starts_again_also_after_a_restart() {
     let mut rig = Rig::start(folder.path(), &system).await;
     rig.agent.inject(&one, 30_000).await;
     rig.agent.sees(&one, InjectionPhase::Injected).await;
-    rig.agent
-        .send(NodeDown::Revert {
-            injection: one.id.clone(),
-            reason: "Stopped".into(),
-        })
-        .await;
+    rig.agent.send(NodeDown::Revert { injection: one.id.clone(), reason: "Stopped".into() }).await;
     let status = rig.agent.sees(&one, InjectionPhase::Reverted).await;
     assert_eq!(status.reason, Some(EndReason::Stopped));
     rig.shutdown.cancel();
@@ -367,11 +290,7 @@ async fn a_stop_reverts_and_the_id_never_starts_again_also_after_a_restart() {
     let mut rig = Rig::start(folder.path(), &system).await;
     rig.agent.inject(&one, 30_000).await;
     let status = rig.agent.sees(&one, InjectionPhase::Reverted).await;
-    assert_eq!(
-        status.reason,
-        Some(EndReason::Stopped),
-        "the old end is told, nothing is made"
-    );
+    assert_eq!(status.reason, Some(EndReason::Stopped), "the old end is told, nothing is made");
     assert_eq!(system.things(), 0);
 }
 
@@ -390,14 +309,8 @@ async fn a_killed_daemon_comes_back_and_reverts_what_it_finds() {
     let rig = Rig::start(folder.path(), &system).await;
     assert_eq!(system.things(), 0);
     let held = rig.agent.hello.unwrap().held;
-    let ends: BTreeSet<_> = held
-        .iter()
-        .map(|one| (one.phase, format!("{:?}", one.reason)))
-        .collect();
-    assert_eq!(
-        ends,
-        [(InjectionPhase::Reverted, "Some(DaemonRestart)".to_owned())].into()
-    );
+    let ends: BTreeSet<_> = held.iter().map(|one| (one.phase, format!("{:?}", one.reason))).collect();
+    assert_eq!(ends, [(InjectionPhase::Reverted, "Some(DaemonRestart)".to_owned())].into());
     assert_eq!(held.len(), 2);
 }
 
@@ -405,13 +318,7 @@ async fn a_killed_daemon_comes_back_and_reverts_what_it_finds() {
 async fn a_drain_reverts_everything() {
     let (folder, system) = (tempfile::tempdir().unwrap(), Arc::new(FakeSystem::new()));
     let all: Vec<_> = (0..40)
-        .map(|n| {
-            if n % 2 == 0 {
-                pause(&format!("r1.a.{n}"), n)
-            } else {
-                partition(&format!("r1.a.{n}"), n)
-            }
-        })
+        .map(|n| if n % 2 == 0 { pause(&format!("r1.a.{n}"), n) } else { partition(&format!("r1.a.{n}"), n) })
         .collect();
     let mut rig = Rig::start(folder.path(), &system).await;
     for (pid, one) in (0..).zip(&all) {
@@ -442,11 +349,7 @@ async fn a_lost_link_reverts_by_itself() {
     // The agent falls silent without closing anything: three heartbeats later the session is lost.
     let lost = Instant::now();
     rig.sessions.join_next().await.unwrap().unwrap();
-    assert!(
-        (3000..5100).contains(&lost.elapsed().as_millis()),
-        "{:?}",
-        lost.elapsed()
-    );
+    assert!((3000..5100).contains(&lost.elapsed().as_millis()), "{:?}", lost.elapsed());
     assert_eq!(system.things(), 1);
     tokio::time::sleep(Duration::from_secs(19)).await;
     assert_eq!(system.things(), 1);
@@ -473,10 +376,7 @@ async fn the_halt_file_reverts_and_refuses_without_any_agent() {
     let mut rig = Rig::start(folder.path(), &system).await;
     let two = partition("r1.a.1", 7);
     rig.agent.inject(&two, 60_000).await;
-    assert_eq!(
-        rig.agent.sees(&two, InjectionPhase::Refused).await.reason,
-        Some(EndReason::Halted)
-    );
+    assert_eq!(rig.agent.sees(&two, InjectionPhase::Refused).await.reason, Some(EndReason::Halted));
 }
 
 #[tokio::test(start_paused = true)]
@@ -502,11 +402,7 @@ async fn a_failure_half_way_leaves_nothing() {
     let one = partition("r1.a.0", 7);
     rig.agent.inject(&one, 30_000).await;
     let status = rig.agent.sees(&one, InjectionPhase::Failed).await;
-    assert!(
-        status.message.contains("no space for a table"),
-        "{}",
-        status.message
-    );
+    assert!(status.message.contains("no space for a table"), "{}", status.message);
     assert_eq!(rig.system.things(), 0);
 }
 
@@ -518,10 +414,7 @@ async fn what_someone_else_removes_is_not_called_injected_any_more() {
     let mut rig = Rig::start(folder.path(), &system).await;
     rig.agent.inject(&one, 60_000).await;
     rig.agent.sees(&one, InjectionPhase::Injected).await;
-    let (_, loaded) = (
-        0,
-        std::fs::read_to_string(folder.path().join("journal/r1.a.0.json")).unwrap(),
-    );
+    let (_, loaded) = (0, std::fs::read_to_string(folder.path().join("journal/r1.a.0.json")).unwrap());
     let name = TableSpec::name_for(&format!("{:016x}", table_number(&one.id)));
     assert!(loaded.contains(&name));
     system.count_packets(&target.netns, &name, 3);
@@ -550,4 +443,19 @@ fn table_number(id: &InjectionId) -> u64 {
         .iter()
         .take(8)
         .fold(0, |number, byte| (number << 8) | u64::from(*byte))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_keeper_lost_on_the_way_is_said() {
+    let (folder, system) = (tempfile::tempdir().unwrap(), Arc::new(FakeSystem::new()));
+    system.add_target(7);
+    let mut rig = Rig::start(folder.path(), &system).await;
+    let one = pause("r1.a.0", 7);
+    rig.agent.inject(&one, 60_000).await;
+    rig.agent.sees(&one, InjectionPhase::Injected).await;
+    rig.keeper.is_dead.store(true, Ordering::Relaxed);
+    let status = rig.agent.sees(&one, InjectionPhase::Unknown).await;
+    assert!(status.message.contains("no keeper today") && status.resolves_at_unix_ms.is_some());
+    rig.agent.sees(&one, InjectionPhase::Reverted).await;
+    assert_eq!(system.things(), 0);
 }

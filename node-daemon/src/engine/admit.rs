@@ -45,11 +45,7 @@ impl State {
             start_before_ms: now.boottime_ms,
             end: None,
             record: None,
-            progress: Progress::Clock {
-                probe,
-                asked_ms: now.boottime_ms,
-                inject: Box::new(inject),
-            },
+            progress: Progress::Clock { probe, asked_ms: now.boottime_ms, inject: Box::new(inject) },
         };
         self.held.insert(held.id(), held);
     }
@@ -64,10 +60,7 @@ impl State {
         }
         if inject.agent_epoch < self.meta.highest_epoch {
             let highest = self.meta.highest_epoch;
-            return error(format!(
-                "agent epoch {} is over, the latest is {highest}",
-                inject.agent_epoch
-            ));
+            return error(format!("agent epoch {} is over, the latest is {highest}", inject.agent_epoch));
         }
         if self.draining {
             return Err((EndReason::DaemonDrain, "the daemon stops".to_owned()));
@@ -81,26 +74,14 @@ impl State {
             return Err((EndReason::Halted, format!("halt {halt}")));
         }
         if injection.target.node != self.node.name {
-            return error(format!(
-                "the target is on {}, this is {}",
-                injection.target.node, self.node.name
-            ));
+            return error(format!("the target is on {}, this is {}", injection.target.node, self.node.name));
         }
-        if self
-            .limits
-            .protected_namespaces
-            .contains(&injection.target.namespace)
-        {
-            return error(format!(
-                "namespace {} is protected on this node",
-                injection.target.namespace
-            ));
+        if self.limits.protected_namespaces.contains(&injection.target.namespace) {
+            return error(format!("namespace {} is protected on this node", injection.target.namespace));
         }
         if inject.remaining_ms > self.limits.max_deadline_ms {
             let (asked, most) = (inject.remaining_ms / 1000, self.limits.max_deadline_ms / 1000);
-            return error(format!(
-                "it would last {asked} s, this node allows {most} s (--max-deadline)"
-            ));
+            return error(format!("it would last {asked} s, this node allows {most} s (--max-deadline)"));
         }
         if self.held.len() >= self.limits.max_held {
             return error(format!("this node holds {} injections already", self.held.len()));
@@ -160,30 +141,14 @@ impl State {
                 return self.finish(id, InjectionPhase::TargetGone, reason, why, now, effects);
             }
             Err(Unfit::Refused(why)) => {
-                return self.finish(
-                    id,
-                    InjectionPhase::Refused,
-                    Some(EndReason::Error),
-                    why,
-                    now,
-                    effects,
-                );
+                return self.finish(id, InjectionPhase::Refused, Some(EndReason::Error), why, now, effects);
             }
         };
-        let others = self.held.values().filter_map(|held| held.record.as_deref());
-        let clash = others
-            .filter_map(|other| Some((other, conflict::between(&held.injection, &plan, other)?)))
-            .next();
+        let mut others = self.held.values().filter_map(|held| held.record.as_deref());
+        let clash = others.find_map(|other| Some((other, conflict::between(&held.injection, &plan, other)?)));
         if let Some((other, why)) = clash {
             let why = format!("conflicts with {}: {why}", other.injection.id);
-            return self.finish(
-                id,
-                InjectionPhase::Refused,
-                Some(EndReason::Error),
-                why,
-                now,
-                effects,
-            );
+            return self.finish(id, InjectionPhase::Refused, Some(EndReason::Error), why, now, effects);
         }
         let record = Arc::new(Record {
             injection: (*held.injection).clone(),
@@ -215,21 +180,11 @@ impl State {
         let Some(record) = held.record.clone() else { return };
         if let Err(why) = result {
             let why = format!("the journal could not be written: {why}");
-            return self.finish(
-                id,
-                InjectionPhase::Failed,
-                Some(EndReason::Error),
-                why,
-                now,
-                effects,
-            );
+            return self.finish(id, InjectionPhase::Failed, Some(EndReason::Error), why, now, effects);
         }
         if let Some((reason, why)) = held.end.clone() {
-            let phase = if reason == EndReason::Deadline {
-                InjectionPhase::Missed
-            } else {
-                InjectionPhase::Refused
-            };
+            let phase =
+                if reason == EndReason::Deadline { InjectionPhase::Missed } else { InjectionPhase::Refused };
             return self.finish(id, phase, Some(reason), why, now, effects);
         }
         if now.boottime_ms > held.start_before_ms {
@@ -237,10 +192,7 @@ impl State {
             return self.finish(id, InjectionPhase::Missed, None, why, now, effects);
         }
         held.progress = Progress::Applying;
-        effects.push(Effect::Apply {
-            record,
-            start_before_ms: held.start_before_ms,
-        });
+        effects.push(Effect::Apply { record, start_before_ms: held.start_before_ms });
     }
 }
 
@@ -271,24 +223,11 @@ fn fresh_status(injection: &Injection) -> InjectionStatus {
 fn check_action(action: &Action) -> Result<(), String> {
     let peers = match action {
         Action::ContainerPause => return Ok(()),
-        Action::CpuStress {
-            workers,
-            load_percent,
-        } => {
+        Action::CpuStress { workers, load_percent } => {
             let fits = (1..=64).contains(workers) && (1..=100).contains(load_percent);
-            return if fits {
-                Ok(())
-            } else {
-                Err("workers must be 1 to 64 and load 1 to 100".to_owned())
-            };
+            return if fits { Ok(()) } else { Err("workers must be 1 to 64 and load 1 to 100".to_owned()) };
         }
-        Action::NetworkDelay {
-            peers,
-            latency_ms,
-            jitter_ms,
-            correlation_percent,
-            ..
-        } => {
+        Action::NetworkDelay { peers, latency_ms, jitter_ms, correlation_percent, .. } => {
             if !(1..=60_000).contains(latency_ms) || jitter_ms > latency_ms || *correlation_percent > 100 {
                 let why =
                     "latency must be 1 to 60000 ms, jitter at most the latency, correlation at most 100";

@@ -30,10 +30,7 @@ pub(super) fn between(new: &Injection, plan: &Plan, other: &Record) -> Option<&'
         return Some("the same fault acts on the same traffic of this pod");
     }
     let shares = |step: &Step| other.steps.iter().any(|theirs| shared(step, theirs));
-    plan.steps
-        .iter()
-        .any(shares)
-        .then_some("both need the same queue or root qdisc of this pod")
+    plan.steps.iter().any(shares).then_some("both need the same queue or root qdisc of this pod")
 }
 
 fn same_container(plan: &Plan, other: &Record) -> bool {
@@ -46,28 +43,12 @@ fn same_container(plan: &Plan, other: &Record) -> bool {
 fn same_kind_overlaps(a: &Action, b: &Action) -> bool {
     match (a, b) {
         (
-            Action::NetworkPartition {
-                direction: da,
-                peers: pa,
-                ..
-            },
-            Action::NetworkPartition {
-                direction: db,
-                peers: pb,
-                ..
-            },
+            Action::NetworkPartition { direction: da, peers: pa, .. },
+            Action::NetworkPartition { direction: db, peers: pb, .. },
         )
         | (
-            Action::NetworkDelay {
-                direction: da,
-                peers: pa,
-                ..
-            },
-            Action::NetworkDelay {
-                direction: db,
-                peers: pb,
-                ..
-            },
+            Action::NetworkDelay { direction: da, peers: pa, .. },
+            Action::NetworkDelay { direction: db, peers: pb, .. },
         ) => directions_overlap(*da, *db) && peers_overlap(pa, pb),
         _ => false,
     }
@@ -80,17 +61,12 @@ fn directions_overlap(a: Direction, b: Direction) -> bool {
 /// No peers means everyone, no ports every port.
 fn peers_overlap(a: &[PeerMatch], b: &[PeerMatch]) -> bool {
     let nets = |a: &PeerMatch, b: &PeerMatch| {
-        a.nets
-            .iter()
-            .any(|one| b.nets.iter().any(|two| one.contains(two) || two.contains(one)))
+        a.nets.iter().any(|one| b.nets.iter().any(|two| one.contains(two) || two.contains(one)))
     };
     let ports = |a: &PeerMatch, b: &PeerMatch| {
         a.ports.is_empty() || b.ports.is_empty() || a.ports.iter().any(|port| b.ports.contains(port))
     };
-    a.is_empty()
-        || b.is_empty()
-        || a.iter()
-            .any(|one| b.iter().any(|two| nets(one, two) && ports(one, two)))
+    a.is_empty() || b.is_empty() || a.iter().any(|one| b.iter().any(|two| nets(one, two) && ports(one, two)))
 }
 
 fn shared(a: &Step, b: &Step) -> bool {
@@ -102,11 +78,7 @@ fn shared(a: &Step, b: &Step) -> bool {
                     Verdict::Queue { number } => Some(number),
                     _ => None,
                 };
-                table
-                    .rules
-                    .iter()
-                    .filter_map(|rule| number(rule.verdict))
-                    .collect()
+                table.rules.iter().filter_map(|rule| number(rule.verdict)).collect()
             };
             let theirs = queues(b);
             a.name == b.name || queues(a).iter().any(|queue| theirs.contains(queue))

@@ -33,11 +33,7 @@ impl State {
                 held.status.injected_at_unix_ms = Some(now.wall_ms);
                 return self.activated(id, now, effects);
             }
-            Err(Failure::Late) => (
-                InjectionPhase::Missed,
-                None,
-                "its time to start was over".to_owned(),
-            ),
+            Err(Failure::Late) => (InjectionPhase::Missed, None, "its time to start was over".to_owned()),
             Err(Failure::TargetGone(why)) => (InjectionPhase::TargetGone, Some(EndReason::TargetGone), why),
             Err(Failure::Error(why)) => (InjectionPhase::Failed, Some(EndReason::Error), why),
             Err(Failure::Residue(remains)) => {
@@ -53,17 +49,12 @@ impl State {
         let Some(held) = self.held.get_mut(id) else { return };
         if held.end.is_some() || held.deadline.has_passed(now.boottime_ms, now.wall_ms) {
             let (reason, why) = held.end.take().unwrap_or((EndReason::Deadline, String::new()));
-            held.progress = Progress::Active {
-                look_at_ms: u64::MAX,
-                looking: false,
-            };
+            held.progress = Progress::Active { look_at_ms: u64::MAX, looking: false };
             return self.begin_end(id, reason, &why, now, effects);
         }
         held.status.phase = InjectionPhase::Injected;
-        held.progress = Progress::Active {
-            look_at_ms: now.boottime_ms + self.limits.look_every_ms,
-            looking: false,
-        };
+        held.progress =
+            Progress::Active { look_at_ms: now.boottime_ms + self.limits.look_every_ms, looking: false };
         effects.push(Effect::tell(&held.status));
         let injected_at = held.status.injected_at_unix_ms;
         held.rewrite(effects, |record| {
@@ -122,11 +113,7 @@ impl State {
         match held.progress {
             Progress::Clock { .. } | Progress::Resolving => {
                 let missed = reason == EndReason::Deadline;
-                let phase = if missed {
-                    InjectionPhase::Missed
-                } else {
-                    InjectionPhase::Refused
-                };
+                let phase = if missed { InjectionPhase::Missed } else { InjectionPhase::Refused };
                 self.finish(id, phase, Some(reason), why.to_owned(), now, effects);
             }
             // What is under way is awaited, so that nothing is made behind the undo's back.
@@ -216,9 +203,7 @@ impl State {
         let remember = REMEMBER_MS as i64;
         let old = |at: i64| now.wall_ms.saturating_sub(at) > remember;
         let forgotten = self.ended.extract_if(.., |_, ended| {
-            ended
-                .as_ref()
-                .is_some_and(|ended| old(ended.at_unix_ms) && !ended.status.phase.may_be_active())
+            ended.as_ref().is_some_and(|ended| old(ended.at_unix_ms) && !ended.status.phase.may_be_active())
         });
         effects.extend(forgotten.map(|(id, _)| Effect::Forget(id)));
     }
@@ -242,17 +227,11 @@ impl State {
         if held.deadline.has_passed(now.boottime_ms, now.wall_ms) {
             return self.begin_end(id, EndReason::Deadline, "", now, effects);
         }
-        if held
-            .link_loss_at(lost_since_ms)
-            .is_some_and(|at| now.boottime_ms >= at)
-        {
+        if held.link_loss_at(lost_since_ms).is_some_and(|at| now.boottime_ms >= at) {
             let why = format!("no agent for {} ms", held.injection.link_loss_after_ms);
             return self.begin_end(id, EndReason::LinkLost, &why, now, effects);
         }
-        if let Progress::Active {
-            look_at_ms,
-            looking: looking @ false,
-        } = &mut held.progress
+        if let Progress::Active { look_at_ms, looking: looking @ false } = &mut held.progress
             && now.boottime_ms >= *look_at_ms
         {
             *looking = true;
@@ -270,10 +249,7 @@ impl State {
             Progress::Active { look_at_ms, looking } => {
                 let look = (!looking).then_some(look_at_ms);
                 let lost = held.link_loss_at(self.lost_since_ms);
-                [look, lost, Some(held.deadline.boottime_ms)]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                [look, lost, Some(held.deadline.boottime_ms)].into_iter().flatten().min()
             }
             Progress::Resolving => Some(held.deadline.boottime_ms),
             Progress::Journalling | Progress::Applying | Progress::Undoing => None,
@@ -284,9 +260,7 @@ impl State {
 impl Held {
     fn link_loss_at(&self, lost_since_ms: Option<u64>) -> Option<u64> {
         let reverts = self.injection.link_loss == LinkLossAction::Revert;
-        lost_since_ms
-            .filter(|_| reverts)
-            .map(|since| since.saturating_add(self.injection.link_loss_after_ms))
+        lost_since_ms.filter(|_| reverts).map(|since| since.saturating_add(self.injection.link_loss_after_ms))
     }
 
     /// Writes the record again; nobody waits for it.

@@ -14,18 +14,13 @@ use crate::resolve::{ContainerIdentity, Identity};
 use crate::step::{self, Step};
 use crate::system::target::{CgroupRef, NetnsRef, ProcessRef};
 
+mod endings;
 mod histories;
 
-const START: Now = Now {
-    boottime_ms: 1_000_000,
-    wall_ms: 1_700_000_000_000,
-};
+const START: Now = Now { boottime_ms: 1_000_000, wall_ms: 1_700_000_000_000 };
 
 fn at(ms: u64) -> Now {
-    Now {
-        boottime_ms: START.boottime_ms + ms,
-        wall_ms: START.wall_ms + ms as i64,
-    }
+    Now { boottime_ms: START.boottime_ms + ms, wall_ms: START.wall_ms + ms as i64 }
 }
 
 fn timestamp(ms: i64) -> Timestamp {
@@ -33,9 +28,7 @@ fn timestamp(ms: i64) -> Timestamp {
 }
 
 fn injection(id: &str, pid: i32, action: Action) -> Injection {
-    let backend = proto::catalogue::entry(action.kind()).unwrap().backends[0]
-        .name
-        .to_owned();
+    let backend = proto::catalogue::entry(action.kind()).unwrap().backends[0].name.to_owned();
     Injection {
         id: id.parse().unwrap(),
         run: "r1".parse().unwrap(),
@@ -59,55 +52,29 @@ fn pause(id: &str, pid: i32) -> Injection {
 }
 
 fn partition(id: &str, pid: i32, peers: &[&str]) -> Injection {
-    let of = |net: &&str| proto::injection::PeerMatch {
-        nets: vec![net.parse().unwrap()],
-        ports: vec![],
-    };
+    let of = |net: &&str| proto::injection::PeerMatch { nets: vec![net.parse().unwrap()], ports: vec![] };
     let peers = peers.iter().map(of).collect();
     injection(
         id,
         pid,
-        Action::NetworkPartition {
-            direction: Direction::Both,
-            peers,
-            how: PartitionHow::Drop,
-        },
+        Action::NetworkPartition { direction: Direction::Both, peers, how: PartitionHow::Drop },
     )
 }
 
 /// 60 s left, 10 s to start, by an agent whose clock is this node's.
 fn inject(injection: Injection) -> Inject {
     let (deadline, start_before) = (timestamp(60_000), timestamp(10_000));
-    Inject {
-        injection,
-        agent_epoch: 3,
-        remaining_ms: 60_000,
-        deadline,
-        start_before,
-    }
+    Inject { injection, agent_epoch: 3, remaining_ms: 60_000, deadline, start_before }
 }
 
 fn plan(injection: &Injection) -> Plan {
     let pid: i32 = injection.target.uid[1..].parse().unwrap();
     let process = ProcessRef { pid, start_ticks: 5 };
-    let cgroup = CgroupRef {
-        directories: BTreeMap::from([("freezer".into(), format!("/f/{pid}").into())]),
-    };
-    let netns = NetnsRef {
-        path: format!("/proc/{pid}/ns/net").into(),
-        cookie: pid as u64,
-    };
-    let container = ContainerIdentity {
-        id: format!("c{pid}"),
-        process,
-        cgroup,
-    };
+    let cgroup = CgroupRef { directories: BTreeMap::from([("freezer".into(), format!("/f/{pid}").into())]) };
+    let netns = NetnsRef { path: format!("/proc/{pid}/ns/net").into(), cookie: pid as u64 };
+    let container = ContainerIdentity { id: format!("c{pid}"), process, cgroup };
     let found = crate::resolve::Found {
-        identity: Identity {
-            sandbox: format!("s{pid}"),
-            netns,
-            container: Some(container),
-        },
+        identity: Identity { sandbox: format!("s{pid}"), netns, container: Some(container) },
         devices: vec!["eth0".into()],
         is_host_network: false,
     };
@@ -122,14 +89,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let meta = Some(Meta {
-            highest_epoch: 2,
-            halts: vec![],
-        });
-        Self::from(Recovered {
-            meta,
-            ..Recovered::default()
-        })
+        let meta = Some(Meta { highest_epoch: 2, halts: vec![] });
+        Self::from(Recovered { meta, ..Recovered::default() })
     }
 
     fn from(recovered: Recovered) -> Self {
@@ -140,18 +101,9 @@ impl Bench {
             halt_id: "node-n1".parse().unwrap(),
             capabilities: NodeCapabilities::default(),
         };
-        let mut bench = Self {
-            state: State::new(node, Limits::default(), recovered, START),
-            log: vec![],
-        };
+        let mut bench = Self { state: State::new(node, Limits::default(), recovered, START), log: vec![] };
         bench.step(Event::Connected, START);
-        bench.down(
-            NodeDown::Welcome {
-                agent_epoch: 2,
-                heartbeat_interval_ms: 1000,
-            },
-            START,
-        );
+        bench.down(NodeDown::Welcome { agent_epoch: 2, heartbeat_interval_ms: 1000 }, START);
         bench
     }
 
@@ -174,13 +126,7 @@ impl Bench {
             Effect::Send(NodeUp::ClockProbe { id }) => Some(*id),
             _ => None,
         });
-        self.down(
-            NodeDown::ClockReply {
-                id: probe.expect("no clock was asked for"),
-                at: agent,
-            },
-            now,
-        )
+        self.down(NodeDown::ClockReply { id: probe.expect("no clock was asked for"), at: agent }, now)
     }
 
     /// All the way to Applying.
@@ -190,17 +136,8 @@ impl Bench {
         let resolve = self.clock(&asked, agent, now);
         assert!(matches!(resolve[..], [Effect::Resolve(_)]), "{resolve:?}");
         let id = injection.id.clone();
-        let wrote = self.step(
-            Event::Resolved {
-                id: id.clone(),
-                result: Ok(plan(injection)),
-            },
-            now,
-        );
-        if !wrote
-            .iter()
-            .any(|effect| matches!(effect, Effect::WriteRecord(_)))
-        {
+        let wrote = self.step(Event::Resolved { id: id.clone(), result: Ok(plan(injection)) }, now);
+        if !wrote.iter().any(|effect| matches!(effect, Effect::WriteRecord(_))) {
             return wrote;
         }
         assert!(
@@ -214,13 +151,7 @@ impl Bench {
     fn active(&mut self, injection: &Injection, now: Now) {
         let apply = self.make(injection, now);
         assert!(matches!(apply[..], [Effect::Apply { .. }]), "{apply:?}");
-        self.step(
-            Event::Applied {
-                id: injection.id.clone(),
-                result: Ok(step::Effect::NoTraffic),
-            },
-            now,
-        );
+        self.step(Event::Applied { id: injection.id.clone(), result: Ok(step::Effect::NoTraffic) }, now);
         assert_eq!(self.phase(&injection.id), InjectionPhase::Injected);
     }
 
@@ -237,9 +168,7 @@ impl Bench {
     }
 
     fn undo_wanted(&self, id: &InjectionId) -> bool {
-        self.log
-            .iter()
-            .any(|effect| matches!(effect, Effect::Undo(record) if record.injection.id == *id))
+        self.log.iter().any(|effect| matches!(effect, Effect::Undo(record) if record.injection.id == *id))
     }
 }
 
@@ -265,18 +194,9 @@ fn a_fault_is_journalled_made_read_back_and_taken_away_at_its_deadline() {
     bench.step(Event::Tick, at(60_000));
     assert!(bench.undo_wanted(&one.id));
     assert_eq!(bench.phase(&one.id), InjectionPhase::Reverting);
-    bench.step(
-        Event::Undone {
-            id: one.id.clone(),
-            result: Ok(()),
-        },
-        at(60_005),
-    );
+    bench.step(Event::Undone { id: one.id.clone(), result: Ok(()) }, at(60_005));
     let last = bench.last(&one.id);
-    assert_eq!(
-        (last.phase, last.reason),
-        (InjectionPhase::Reverted, Some(EndReason::Deadline))
-    );
+    assert_eq!((last.phase, last.reason), (InjectionPhase::Reverted, Some(EndReason::Deadline)));
     assert_eq!(last.reverted_at_unix_ms, Some(at(60_005).wall_ms));
     assert_eq!(bench.state.held(), 0);
 }
@@ -291,43 +211,22 @@ fn the_deadline_is_the_earlier_of_remaining_time_and_the_agents_clock() {
     let asked = bench.down(NodeDown::Inject(Box::new(message)), at(5000));
     // The way there and back took 40 ms: the agent may be that much further.
     bench.clock(&asked, agent(5000), at(5040));
-    bench.step(
-        Event::Resolved {
-            id: one.id.clone(),
-            result: Ok(plan(&one)),
-        },
-        at(5040),
-    );
+    bench.step(Event::Resolved { id: one.id.clone(), result: Ok(plan(&one)) }, at(5040));
     let record = bench.log.iter().find_map(|effect| match effect {
         Effect::WriteRecord(record) => Some(record.clone()),
         _ => None,
     });
-    assert_eq!(
-        record.unwrap().deadline.boottime_ms,
-        at(5040 + 60_000 - 5040).boottime_ms
-    );
+    assert_eq!(record.unwrap().deadline.boottime_ms, at(5040 + 60_000 - 5040).boottime_ms);
 }
 
 #[test]
 fn a_wall_clock_that_jumps_ahead_shortens_and_one_that_jumps_back_changes_nothing() {
     let (mut bench, one, two) = (Bench::new(), pause("r1.a.0", 7), pause("r1.a.1", 8));
     bench.active(&one, at(0));
-    bench.step(
-        Event::Tick,
-        Now {
-            wall_ms: at(60_000).wall_ms,
-            ..at(1000)
-        },
-    );
+    bench.step(Event::Tick, Now { wall_ms: at(60_000).wall_ms, ..at(1000) });
     assert!(bench.undo_wanted(&one.id));
     bench.active(&two, at(1000));
-    bench.step(
-        Event::Tick,
-        Now {
-            wall_ms: 0,
-            ..at(61_000)
-        },
-    );
+    bench.step(Event::Tick, Now { wall_ms: 0, ..at(61_000) });
     assert!(bench.undo_wanted(&two.id));
 }
 
@@ -342,20 +241,8 @@ fn late_never_starts() {
     let two = pause("r1.a.1", 7);
     let asked = bench.inject(&two, at(0));
     bench.clock(&asked, timestamp(0), at(0));
-    bench.step(
-        Event::Resolved {
-            id: two.id.clone(),
-            result: Ok(plan(&two)),
-        },
-        at(0),
-    );
-    bench.step(
-        Event::Recorded {
-            id: two.id.clone(),
-            result: Ok(()),
-        },
-        at(10_001),
-    );
+    bench.step(Event::Resolved { id: two.id.clone(), result: Ok(plan(&two)) }, at(0));
+    bench.step(Event::Recorded { id: two.id.clone(), result: Ok(()) }, at(10_001));
     assert_eq!(bench.phase(&two.id), InjectionPhase::Missed);
     // No time at all.
     let three = pause("r1.a.2", 7);
@@ -369,56 +256,26 @@ fn late_never_starts() {
     bench.step(Event::Connected, at(2));
     bench.clock(&asked, timestamp(0), at(3));
     assert_eq!(bench.phase(&four.id), InjectionPhase::Missed);
-    assert!(
-        !bench
-            .log
-            .iter()
-            .any(|effect| matches!(effect, Effect::Apply { .. }))
-    );
+    assert!(!bench.log.iter().any(|effect| matches!(effect, Effect::Apply { .. })));
 }
 
 #[test]
 fn a_stopped_id_never_starts_also_when_the_stop_came_first() {
     let (mut bench, one) = (Bench::new(), pause("r1.a.0", 7));
-    let revert = NodeDown::Revert {
-        injection: one.id.clone(),
-        reason: "Stopped".into(),
-    };
+    let revert = NodeDown::Revert { injection: one.id.clone(), reason: "Stopped".into() };
     let effects = bench.down(revert.clone(), at(0));
-    assert!(
-        effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::WriteEnded(_)))
-    );
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::WriteEnded(_))));
     assert_eq!(bench.phase(&one.id), InjectionPhase::Refused);
     bench.inject(&one, at(1));
     assert_eq!(bench.state.held(), 0);
 
     let two = pause("r1.a.1", 7);
     bench.make(&two, at(0));
-    bench.down(
-        NodeDown::Revert {
-            injection: two.id.clone(),
-            reason: "Stopped".into(),
-        },
-        at(1),
-    );
-    bench.step(
-        Event::Applied {
-            id: two.id.clone(),
-            result: Ok(step::Effect::NotCounted),
-        },
-        at(2),
-    );
+    bench.down(NodeDown::Revert { injection: two.id.clone(), reason: "Stopped".into() }, at(1));
+    bench.step(Event::Applied { id: two.id.clone(), result: Ok(step::Effect::NotCounted) }, at(2));
     assert!(bench.undo_wanted(&two.id), "what was under way is undone");
     assert_ne!(bench.phase(&two.id), InjectionPhase::Injected);
-    bench.step(
-        Event::Undone {
-            id: two.id.clone(),
-            result: Ok(()),
-        },
-        at(3),
-    );
+    bench.step(Event::Undone { id: two.id.clone(), result: Ok(()) }, at(3));
     assert_eq!(bench.last(&two.id).reason, Some(EndReason::Stopped));
     bench.inject(&two, at(4));
     assert_eq!(bench.state.held(), 0);
@@ -427,10 +284,7 @@ fn a_stopped_id_never_starts_also_when_the_stop_came_first() {
 #[test]
 fn a_lower_epoch_is_refused_and_burns_no_id() {
     let (mut bench, one) = (Bench::new(), pause("r1.a.0", 7));
-    let old = Inject {
-        agent_epoch: 1,
-        ..inject(one.clone())
-    };
+    let old = Inject { agent_epoch: 1, ..inject(one.clone()) };
     bench.down(NodeDown::Inject(Box::new(old)), at(0));
     assert_eq!(bench.phase(&one.id), InjectionPhase::Refused);
     let effects = bench.inject(&one, at(0));
@@ -447,30 +301,18 @@ fn the_daemons_own_limits_hold_whoever_asks() {
     let cases: [(&str, Change); 6] = [
         ("max-deadline", |inject| inject.remaining_ms = 3_600_001),
         ("protected", |inject| {
-            inject.injection.target.namespace = "kube-system".into()
+            inject.injection.target.namespace = "kube-system".into();
         }),
         ("protected", |inject| {
-            inject.injection.target.namespace = "faultline-system".into()
+            inject.injection.target.namespace = "faultline-system".into();
         }),
         ("this is n1", |inject| inject.injection.target.node = "n2".into()),
         ("a peer without ranges", |inject| {
-            let peers = vec![proto::injection::PeerMatch {
-                nets: vec![],
-                ports: vec![],
-            }];
+            let peers = vec![proto::injection::PeerMatch { nets: vec![], ports: vec![] }];
             let (direction, how) = (Direction::Both, PartitionHow::Drop);
-            inject.injection.action = Action::NetworkPartition {
-                direction,
-                peers,
-                how,
-            };
+            inject.injection.action = Action::NetworkPartition { direction, peers, how };
         }),
-        ("workers", |inject| {
-            inject.injection.action = Action::CpuStress {
-                workers: 65,
-                load_percent: 1,
-            }
-        }),
+        ("workers", |inject| inject.injection.action = Action::CpuStress { workers: 65, load_percent: 1 }),
     ];
     for (why, change) in cases {
         let (mut bench, one) = (Bench::new(), pause("r1.a.0", 7));
@@ -485,24 +327,12 @@ fn the_daemons_own_limits_hold_whoever_asks() {
     let mut bench = Bench::from(Recovered::default());
     let one = pause("r1.a.0", 7);
     bench.inject(&one, at(0));
-    assert!(
-        bench.last(&one.id).message.contains("meta.json"),
-        "damaged state: nothing starts"
-    );
+    assert!(bench.last(&one.id).message.contains("meta.json"), "damaged state: nothing starts");
 }
 
 #[test]
 fn what_cannot_stand_together_is_refused() {
-    let stress = |id: &str, pid| {
-        injection(
-            id,
-            pid,
-            Action::CpuStress {
-                workers: 1,
-                load_percent: 50,
-            },
-        )
-    };
+    let stress = |id: &str, pid| injection(id, pid, Action::CpuStress { workers: 1, load_percent: 50 });
     let cases = [
         (pause("r1.a.0", 7), pause("r1.b.0", 7), true),
         (pause("r1.a.0", 7), stress("r1.b.0", 7), true),
@@ -510,21 +340,9 @@ fn what_cannot_stand_together_is_refused() {
         (stress("r1.a.0", 7), stress("r1.b.0", 7), false),
         (pause("r1.a.0", 7), pause("r1.b.0", 8), false),
         (pause("r1.a.0", 7), partition("r1.b.0", 7, &[]), false),
-        (
-            partition("r1.a.0", 7, &[]),
-            partition("r1.b.0", 7, &["10.0.0.1/32"]),
-            true,
-        ),
-        (
-            partition("r1.a.0", 7, &["10.0.0.0/8"]),
-            partition("r1.b.0", 7, &["10.1.0.0/16"]),
-            true,
-        ),
-        (
-            partition("r1.a.0", 7, &["10.0.0.0/16"]),
-            partition("r1.b.0", 7, &["10.1.0.0/16"]),
-            false,
-        ),
+        (partition("r1.a.0", 7, &[]), partition("r1.b.0", 7, &["10.0.0.1/32"]), true),
+        (partition("r1.a.0", 7, &["10.0.0.0/8"]), partition("r1.b.0", 7, &["10.1.0.0/16"]), true),
+        (partition("r1.a.0", 7, &["10.0.0.0/16"]), partition("r1.b.0", 7, &["10.1.0.0/16"]), false),
         (partition("r1.a.0", 7, &[]), partition("r1.b.0", 8, &[]), false),
     ];
     for (first, second, conflicts) in cases {
@@ -532,15 +350,8 @@ fn what_cannot_stand_together_is_refused() {
         bench.active(&first, at(0));
         let made = bench.make(&second, at(1));
         let refused = bench.phase(&second.id) == InjectionPhase::Refused;
-        assert_eq!(
-            refused, conflicts,
-            "{:?} beside {:?}",
-            second.action, first.action
-        );
-        assert_eq!(
-            made.iter().any(|effect| matches!(effect, Effect::Apply { .. })),
-            !conflicts
-        );
+        assert_eq!(refused, conflicts, "{:?} beside {:?}", second.action, first.action);
+        assert_eq!(made.iter().any(|effect| matches!(effect, Effect::Apply { .. })), !conflicts);
         assert_eq!(bench.phase(&first.id), InjectionPhase::Injected);
     }
 }
@@ -563,20 +374,9 @@ fn a_halt_is_latched_durable_and_lifted_by_its_id_only() {
         })
     };
     assert_eq!(told(&effects), None, "not latched before it is on disk");
-    let effects = bench.step(
-        Event::MetaWritten {
-            revision: revision.unwrap(),
-        },
-        at(2),
-    );
+    let effects = bench.step(Event::MetaWritten { revision: revision.unwrap() }, at(2));
     assert_eq!(told(&effects), Some((1, 0)));
-    let effects = bench.step(
-        Event::Undone {
-            id: one.id.clone(),
-            result: Ok(()),
-        },
-        at(3),
-    );
+    let effects = bench.step(Event::Undone { id: one.id.clone(), result: Ok(()) }, at(3));
     assert_eq!(told(&effects), Some((1, 1)));
     assert_eq!(bench.last(&one.id).reason, Some(EndReason::Halted));
 
@@ -596,21 +396,9 @@ fn a_halt_of_a_namespace_leaves_others_alone() {
         cluster: "c1".parse().unwrap(),
         namespace: namespace.into(),
     };
-    bench.down(
-        NodeDown::Halts {
-            halts: vec![halt("h1", scope("other"))],
-            resumed: vec![],
-        },
-        at(0),
-    );
+    bench.down(NodeDown::Halts { halts: vec![halt("h1", scope("other"))], resumed: vec![] }, at(0));
     bench.active(&one, at(1));
-    bench.down(
-        NodeDown::Halts {
-            halts: vec![halt("h2", scope("shop"))],
-            resumed: vec![],
-        },
-        at(2),
-    );
+    bench.down(NodeDown::Halts { halts: vec![halt("h2", scope("shop"))], resumed: vec![] }, at(2));
     assert!(bench.undo_wanted(&one.id));
 }
 
@@ -638,10 +426,7 @@ fn the_halt_file_halts_and_its_removal_lifts() {
 #[test]
 fn a_lost_link_reverts_or_lets_run_as_asked() {
     let (mut bench, one) = (Bench::new(), pause("r1.a.0", 7));
-    let two = Injection {
-        link_loss: LinkLossAction::RunToDeadline,
-        ..pause("r1.a.1", 8)
-    };
+    let two = Injection { link_loss: LinkLossAction::RunToDeadline, ..pause("r1.a.1", 8) };
     bench.active(&one, at(0));
     bench.active(&two, at(0));
     bench.step(Event::Disconnected, at(1000));
@@ -651,221 +436,28 @@ fn a_lost_link_reverts_or_lets_run_as_asked() {
     assert!(!bench.undo_wanted(&one.id));
     bench.step(Event::Tick, at(21_000));
     assert!(bench.undo_wanted(&one.id) && !bench.undo_wanted(&two.id));
-    bench.step(
-        Event::Undone {
-            id: one.id.clone(),
-            result: Ok(()),
-        },
-        at(21_001),
-    );
+    bench.step(Event::Undone { id: one.id.clone(), result: Ok(()) }, at(21_001));
     assert_eq!(bench.last(&one.id).reason, Some(EndReason::LinkLost));
     bench.step(Event::Tick, at(60_000));
     assert!(bench.undo_wanted(&two.id));
 }
 
 #[test]
-fn a_status_says_what_was_seen() {
-    let (mut bench, one) = (Bench::new(), partition("r1.a.0", 7, &[]));
-    bench.active(&one, at(0));
-    assert_eq!(
-        bench.last(&one.id).effect,
-        Some(proto::injection::Effect::NoTraffic)
-    );
-    let look = |look| Event::Looked {
-        id: one.id.clone(),
-        look,
-    };
-    bench.step(look(Look::Intended(step::Effect::Seen)), at(3000));
-    assert_eq!(bench.last(&one.id).effect, Some(proto::injection::Effect::Seen));
-    bench.step(look(Look::Drifted(vec!["set r0v4 is missing".into()])), at(6000));
-    let last = bench.last(&one.id);
-    assert_eq!(last.phase, InjectionPhase::Unknown);
-    assert!(last.resolves_at_unix_ms.is_some() && last.message.contains("r0v4"));
-    bench.step(look(Look::Intended(step::Effect::Seen)), at(9000));
-    assert_eq!(bench.phase(&one.id), InjectionPhase::Injected);
-    bench.step(look(Look::Absent("the packet table".into())), at(12_000));
-    assert_ne!(bench.phase(&one.id), InjectionPhase::Injected, "nothing is there");
-    bench.step(
-        Event::Undone {
-            id: one.id.clone(),
-            result: Ok(()),
-        },
-        at(12_001),
-    );
-    let last = bench.last(&one.id);
-    assert_eq!(
-        (last.phase, last.reason),
-        (InjectionPhase::Reverted, Some(EndReason::Error))
-    );
-    assert!(last.message.contains("packet table"));
-
-    let two = pause("r1.a.1", 7);
-    bench.active(&two, at(13_000 - 13_000));
-    bench.step(
-        Event::Looked {
-            id: two.id.clone(),
-            look: Look::TargetGone,
-        },
-        at(100),
-    );
-    bench.step(
-        Event::Undone {
-            id: two.id.clone(),
-            result: Ok(()),
-        },
-        at(101),
-    );
-    assert_eq!(bench.phase(&two.id), InjectionPhase::TargetGone);
-}
-
-#[test]
-fn residue_is_listed_and_tried_again_until_it_reads_back_clean() {
-    let (mut bench, one) = (Bench::new(), pause("r1.a.0", 7));
-    bench.active(&one, at(0));
-    bench.down(
-        NodeDown::Revert {
-            injection: one.id.clone(),
-            reason: "Stopped".into(),
-        },
-        at(1),
-    );
-    let remains = Remains {
-        what: "frozen cgroup".into(),
-        command: "echo THAWED".into(),
-    };
-    bench.step(
-        Event::Undone {
-            id: one.id.clone(),
-            result: Err(remains.clone()),
-        },
-        at(2),
-    );
-    let last = bench.last(&one.id);
-    assert_eq!(last.phase, InjectionPhase::Residue);
-    assert!(last.message.contains("echo THAWED"), "{}", last.message);
-    assert!(bench.state.is_drained());
-    let undo = |effects: Vec<Effect>| effects.iter().any(|effect| matches!(effect, Effect::Undo(_)));
-    assert!(!undo(bench.step(Event::Tick, at(30_001))));
-    assert!(undo(bench.step(Event::Tick, at(30_002))));
-    bench.step(
-        Event::Undone {
-            id: one.id.clone(),
-            result: Err(remains),
-        },
-        at(30_003),
-    );
-    assert!(undo(bench.step(Event::Tick, at(60_003))));
-    bench.step(
-        Event::Undone {
-            id: one.id.clone(),
-            result: Ok(()),
-        },
-        at(60_004),
-    );
-    assert_eq!(bench.phase(&one.id), InjectionPhase::Reverted);
-}
-
-#[test]
-fn a_journal_that_cannot_be_written_makes_nothing() {
-    let (mut bench, one) = (Bench::new(), pause("r1.a.0", 7));
-    let asked = bench.inject(&one, at(0));
-    bench.clock(&asked, timestamp(0), at(0));
-    bench.step(
-        Event::Resolved {
-            id: one.id.clone(),
-            result: Ok(plan(&one)),
-        },
-        at(0),
-    );
-    bench.step(
-        Event::Recorded {
-            id: one.id.clone(),
-            result: Err("disk full".into()),
-        },
-        at(0),
-    );
-    let last = bench.last(&one.id);
-    assert_eq!(last.phase, InjectionPhase::Failed);
-    assert!(last.message.contains("disk full"));
-    assert!(
-        !bench
-            .log
-            .iter()
-            .any(|effect| matches!(effect, Effect::Apply { .. }))
-    );
-}
-
-#[test]
-fn a_drain_reverts_everything_and_takes_nothing_new() {
-    let (mut bench, one, two) = (Bench::new(), pause("r1.a.0", 7), pause("r1.a.1", 8));
-    bench.active(&one, at(0));
-    bench.make(&two, at(0));
-    bench.step(Event::Drain, at(1));
-    assert!(bench.undo_wanted(&one.id) && !bench.state.is_drained());
-    bench.step(
-        Event::Applied {
-            id: two.id.clone(),
-            result: Ok(step::Effect::NotCounted),
-        },
-        at(2),
-    );
-    assert!(bench.undo_wanted(&two.id));
-    for id in [&one.id, &two.id] {
-        bench.step(
-            Event::Undone {
-                id: id.clone(),
-                result: Ok(()),
-            },
-            at(3),
-        );
-        assert_eq!(bench.last(id).reason, Some(EndReason::DaemonDrain));
-    }
-    assert!(bench.state.is_drained());
-    let three = pause("r1.a.2", 7);
-    bench.inject(&three, at(4));
-    assert_eq!(bench.phase(&three.id), InjectionPhase::Refused);
-}
-
-#[test]
 fn hello_tells_everything_held_and_lately_ended() {
     let (mut bench, one, two) = (Bench::new(), pause("r1.a.0", 7), pause("r1.a.1", 8));
     bench.active(&one, at(0));
-    bench.down(
-        NodeDown::Revert {
-            injection: two.id.clone(),
-            reason: "Stopped".into(),
-        },
-        at(0),
-    );
+    bench.down(NodeDown::Revert { injection: two.id.clone(), reason: "Stopped".into() }, at(0));
     let effects = bench.step(Event::Connected, at(1));
-    let Some(Effect::Send(NodeUp::Hello(hello))) = effects.first() else {
-        panic!("{effects:?}")
-    };
-    let held: Vec<_> = hello
-        .held
-        .iter()
-        .map(|status| (status.id.clone(), status.phase))
-        .collect();
-    assert_eq!(
-        held,
-        [
-            (one.id, InjectionPhase::Injected),
-            (two.id, InjectionPhase::Refused)
-        ]
-    );
+    let Some(Effect::Send(NodeUp::Hello(hello))) = effects.first() else { panic!("{effects:?}") };
+    let held: Vec<_> = hello.held.iter().map(|status| (status.id.clone(), status.phase)).collect();
+    assert_eq!(held, [(one.id, InjectionPhase::Injected), (two.id, InjectionPhase::Refused)]);
     assert!(hello.highest_epoch == 3 && hello.boot_id == "b1");
 }
 
 #[test]
 fn an_ended_id_is_forgotten_after_a_week_and_not_before() {
     let (mut bench, one) = (Bench::new(), pause("r1.a.0", 7));
-    bench.down(
-        NodeDown::Revert {
-            injection: one.id.clone(),
-            reason: "Stopped".into(),
-        },
-        at(0),
-    );
+    bench.down(NodeDown::Revert { injection: one.id.clone(), reason: "Stopped".into() }, at(0));
     let week = crate::journal::REMEMBER_MS;
     assert!(bench.step(Event::Tick, at(week)).is_empty());
     assert_eq!(bench.step(Event::Tick, at(week + 1)), [Effect::Forget(one.id)]);

@@ -4,8 +4,5 @@ use crate::resolve::ContainerIdentity;
 use crate::step::Step;
 
 pub(super) fn steps(container: &ContainerIdentity) -> Vec<Step> {
-    vec![Step::FreezeCgroup {
-        init: container.process.clone(),
-        cgroup: container.cgroup.clone(),
-    }]
+    vec![Step::FreezeCgroup { init: container.process.clone(), cgroup: container.cgroup.clone() }]
 }

@@ -21,10 +21,5 @@ pub(super) fn steps(
         load_percent,
         proc_root: roots.proc.clone(),
     };
-    Ok(vec![Step::Worker {
-        worker: WorkerSpec {
-            id: super::worker_id(id),
-            work,
-        },
-    }])
+    Ok(vec![Step::Worker { worker: WorkerSpec { id: super::worker_id(id), work } }])
 }

@@ -39,9 +39,7 @@ pub(super) fn steps(
     delay: &Delay<'_>,
     netem: bool,
 ) -> Result<Vec<Step>, String> {
-    let queue = Verdict::Queue {
-        number: queue_number(id),
-    };
+    let queue = Verdict::Queue { number: queue_number(id) };
     let by_netem = netem && delay.direction != Direction::Ingress;
     let by_queue = !netem || delay.direction != Direction::Egress;
     let mut steps = Vec::new();
@@ -55,32 +53,16 @@ pub(super) fn steps(
             netem: netem_of(device, delay),
         };
         steps.extend(found.devices.iter().map(tree));
-        all.extend(rules(
-            Direction::Egress,
-            delay.peers,
-            Verdict::Priority {
-                class: NetemSpec::class(),
-            },
-        ));
+        all.extend(rules(Direction::Egress, delay.peers, Verdict::Priority { class: NetemSpec::class() }));
     }
     if by_queue {
         steps.push(worker(id, found, delay));
-        let direction = if by_netem {
-            Direction::Ingress
-        } else {
-            delay.direction
-        };
+        let direction = if by_netem { Direction::Ingress } else { delay.direction };
         all.extend(rules(direction, delay.peers, queue));
     }
     // Last made, first undone: packets are led away only while something waits for them.
-    let table = TableSpec {
-        name: table_name(id),
-        rules: all,
-    };
-    steps.push(Step::NftTable {
-        netns: found.identity.netns.clone(),
-        table,
-    });
+    let table = TableSpec { name: table_name(id), rules: all };
+    steps.push(Step::NftTable { netns: found.identity.netns.clone(), table });
     Ok(steps)
 }
 
@@ -107,18 +89,11 @@ fn worker(id: &InjectionId, found: &Found, delay: &Delay<'_>) -> Step {
         },
         max_packets: room(delay, QUEUE_PACKETS_PER_MS, QUEUE_PACKETS_MAX),
     };
-    Step::Worker {
-        worker: WorkerSpec {
-            id: worker_id(id),
-            work,
-        },
-    }
+    Step::Worker { worker: WorkerSpec { id: worker_id(id), work } }
 }
 
 fn room(delay: &Delay<'_>, per_ms: u64, most: u64) -> u32 {
-    let packets = (delay.latency_ms + delay.jitter_ms)
-        .saturating_mul(per_ms)
-        .clamp(PACKETS_MIN, most);
+    let packets = (delay.latency_ms + delay.jitter_ms).saturating_mul(per_ms).clamp(PACKETS_MIN, most);
     packets as u32
 }
 

@@ -19,12 +19,6 @@ pub(super) fn steps(
         PartitionHow::Drop => Verdict::Drop,
         PartitionHow::Reject => Verdict::Reject,
     };
-    let table = TableSpec {
-        name: super::table_name(id),
-        rules: super::rules(direction, peers, verdict),
-    };
-    vec![Step::NftTable {
-        netns: found.identity.netns.clone(),
-        table,
-    }]
+    let table = TableSpec { name: super::table_name(id), rules: super::rules(direction, peers, verdict) };
+    vec![Step::NftTable { netns: found.identity.netns.clone(), table }]
 }

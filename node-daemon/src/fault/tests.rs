@@ -11,32 +11,12 @@ use crate::resolve::Identity;
 use crate::system::target::{CgroupRef, NetnsRef, ProcessRef};
 
 fn found() -> Found {
-    let cgroup = CgroupRef {
-        directories: BTreeMap::from([("freezer".into(), "/f/1".into())]),
-    };
-    let process = ProcessRef {
-        pid: 7,
-        start_ticks: 5,
-    };
-    let netns = NetnsRef {
-        path: "/proc/7/ns/net".into(),
-        cookie: 9,
-    };
-    let container = Some(ContainerIdentity {
-        id: "c1".into(),
-        process,
-        cgroup,
-    });
-    let identity = Identity {
-        sandbox: "s1".into(),
-        netns,
-        container,
-    };
-    Found {
-        identity,
-        devices: vec!["eth0".into()],
-        is_host_network: false,
-    }
+    let cgroup = CgroupRef { directories: BTreeMap::from([("freezer".into(), "/f/1".into())]) };
+    let process = ProcessRef { pid: 7, start_ticks: 5 };
+    let netns = NetnsRef { path: "/proc/7/ns/net".into(), cookie: 9 };
+    let container = Some(ContainerIdentity { id: "c1".into(), process, cgroup });
+    let identity = Identity { sandbox: "s1".into(), netns, container };
+    Found { identity, devices: vec!["eth0".into()], is_host_network: false }
 }
 
 fn injection(action: Action, backend: &str) -> Injection {
@@ -59,9 +39,7 @@ fn injection(action: Action, backend: &str) -> Injection {
 }
 
 fn planned(action: Action, backend: &str) -> Vec<Step> {
-    plan(&injection(action, backend), found(), &Roots::default())
-        .unwrap()
-        .steps
+    plan(&injection(action, backend), found(), &Roots::default()).unwrap().steps
 }
 
 fn refused(action: Action, backend: &str, found: Found) -> String {
@@ -72,13 +50,7 @@ fn refused(action: Action, backend: &str, found: Found) -> String {
 }
 
 fn delay(direction: Direction) -> Action {
-    Action::NetworkDelay {
-        direction,
-        peers: vec![],
-        latency_ms: 200,
-        jitter_ms: 20,
-        correlation_percent: 25,
-    }
+    Action::NetworkDelay { direction, peers: vec![], latency_ms: 200, jitter_ms: 20, correlation_percent: 25 }
 }
 
 fn kinds(steps: &[Step]) -> Vec<&'static str> {
@@ -105,60 +77,31 @@ fn a_partition_is_one_table_seen_from_the_target() {
         nets: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
         ports: vec![5432],
     }];
-    let action = Action::NetworkPartition {
-        direction: Direction::Both,
-        peers,
-        how: PartitionHow::Reject,
-    };
+    let action = Action::NetworkPartition { direction: Direction::Both, peers, how: PartitionHow::Reject };
     let steps = planned(action, "nftables");
     assert_eq!(kinds(&steps), ["table"]);
     let rules = &table(&steps).rules;
-    let sides: Vec<_> = rules
-        .iter()
-        .map(|rule| (rule.hook, rule.peer, rule.port))
-        .collect();
+    let sides: Vec<_> = rules.iter().map(|rule| (rule.hook, rule.peer, rule.port)).collect();
     assert_eq!(
         sides,
-        [
-            (Hook::Output, Side::Destination, Side::Destination),
-            (Hook::Input, Side::Source, Side::Source)
-        ]
+        [(Hook::Output, Side::Destination, Side::Destination), (Hook::Input, Side::Source, Side::Source)]
     );
     for rule in rules {
-        assert_eq!(
-            (rule.verdict, rule.peers.len(), rule.spare_loopback),
-            (Verdict::Reject, 2, true)
-        );
+        assert_eq!((rule.verdict, rule.peers.len(), rule.spare_loopback), (Verdict::Reject, 2, true));
         assert!(rule.peers.iter().all(|peer| peer.ports == [5432]));
     }
-    let everyone = Action::NetworkPartition {
-        direction: Direction::Ingress,
-        peers: vec![],
-        how: PartitionHow::Drop,
-    };
+    let everyone =
+        Action::NetworkPartition { direction: Direction::Ingress, peers: vec![], how: PartitionHow::Drop };
     let steps = planned(everyone, "nftables");
-    let cidrs: Vec<String> = table(&steps).rules[0]
-        .peers
-        .iter()
-        .map(|peer| peer.cidr.to_string())
-        .collect();
+    let cidrs: Vec<String> = table(&steps).rules[0].peers.iter().map(|peer| peer.cidr.to_string()).collect();
     assert_eq!(cidrs, ["0.0.0.0/0", "::/0"]);
 }
 
 #[test]
 fn a_delay_leads_packets_away_last_and_back_first() {
-    assert_eq!(
-        kinds(&planned(delay(Direction::Egress), "netem")),
-        ["netem", "table"]
-    );
-    assert_eq!(
-        kinds(&planned(delay(Direction::Ingress), "netem")),
-        ["worker", "table"]
-    );
-    assert_eq!(
-        kinds(&planned(delay(Direction::Both), "netem")),
-        ["netem", "worker", "table"]
-    );
+    assert_eq!(kinds(&planned(delay(Direction::Egress), "netem")), ["netem", "table"]);
+    assert_eq!(kinds(&planned(delay(Direction::Ingress), "netem")), ["worker", "table"]);
+    assert_eq!(kinds(&planned(delay(Direction::Both), "netem")), ["netem", "worker", "table"]);
     let steps = planned(delay(Direction::Both), "nfqueue");
     assert_eq!(kinds(&steps), ["worker", "table"]);
     let numbers: Vec<_> = table(&steps).rules.iter().map(|rule| rule.verdict).collect();
@@ -168,51 +111,25 @@ fn a_delay_leads_packets_away_last_and_back_first() {
 
 #[test]
 fn what_does_not_fit_is_refused_in_words() {
-    let host = Found {
-        is_host_network: true,
-        ..found()
-    };
+    let host = Found { is_host_network: true, ..found() };
     assert!(refused(delay(Direction::Egress), "netem", host.clone()).contains("whole node"));
     assert_eq!(
-        kinds(
-            &plan(
-                &injection(Action::ContainerPause, "freezer"),
-                host,
-                &Roots::default()
-            )
-            .unwrap()
-            .steps
-        ),
+        kinds(&plan(&injection(Action::ContainerPause, "freezer"), host, &Roots::default()).unwrap().steps),
         ["freeze"]
     );
     let mut bare = found();
     bare.identity.container = None;
-    assert_eq!(
-        refused(Action::ContainerPause, "freezer", bare),
-        "no running container app"
-    );
+    assert_eq!(refused(Action::ContainerPause, "freezer", bare), "no running container app");
     assert!(refused(Action::ContainerPause, "magic", found()).contains("magic"));
-    let lonely = Found {
-        devices: vec![],
-        ..found()
-    };
+    let lonely = Found { devices: vec![], ..found() };
     assert!(refused(delay(Direction::Egress), "netem", lonely).contains("no network device"));
 }
 
 #[test]
 fn every_backend_has_a_revert_class_and_an_unknown_one_the_strictest() {
-    assert_eq!(
-        revert_class(&injection(delay(Direction::Egress), "nfqueue")),
-        RevertClass::KernelTimed
-    );
-    assert_eq!(
-        revert_class(&injection(Action::ContainerPause, "freezer")),
-        RevertClass::Keeper
-    );
-    assert_eq!(
-        revert_class(&injection(delay(Direction::Egress), "other")),
-        RevertClass::Keeper
-    );
+    assert_eq!(revert_class(&injection(delay(Direction::Egress), "nfqueue")), RevertClass::KernelTimed);
+    assert_eq!(revert_class(&injection(Action::ContainerPause, "freezer")), RevertClass::Keeper);
+    assert_eq!(revert_class(&injection(delay(Direction::Egress), "other")), RevertClass::Keeper);
 }
 
 #[test]

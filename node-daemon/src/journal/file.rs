@@ -27,19 +27,12 @@ pub(super) enum Content<T> {
 
 /// Writes beside its place, syncs, renames. The directory is synced by the caller, once per group.
 pub(super) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
-    let io = |action| {
-        move |source| Error::Io {
-            action,
-            path: path.to_path_buf(),
-            source,
-        }
-    };
+    let io = |action| move |source| Error::Io { action, path: path.to_path_buf(), source };
     let body = serde_json::to_vec_pretty(value).map_err(|error| io("write")(error.into()))?;
     let sum = HEXLOWER.encode(&Sha256::digest(&body));
     let beside = path.with_added_extension(UNFINISHED);
     let mut file = File::create(&beside).map_err(io("make"))?;
-    file.write_all(format!("{FORMAT} {sum}\n").as_bytes())
-        .map_err(io("write"))?;
+    file.write_all(format!("{FORMAT} {sum}\n").as_bytes()).map_err(io("write"))?;
     file.write_all(&body).map_err(io("write"))?;
     file.sync_data().map_err(io("sync"))?;
     fs::rename(&beside, path).map_err(io("rename"))
@@ -51,21 +44,14 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<Content<T>
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(source) => {
-            return Err(Error::Io {
-                action: "read",
-                path: path.to_path_buf(),
-                source,
-            });
+            return Err(Error::Io { action: "read", path: path.to_path_buf(), source });
         }
     };
     Ok(Some(parse(&bytes).map_or_else(Content::Damaged, Content::Whole)))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let split = bytes
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .ok_or("it has no first line")?;
+    let split = bytes.iter().position(|byte| *byte == b'\n').ok_or("it has no first line")?;
     let (head, body) = (&bytes[..split], &bytes[split + 1..]);
     let head = std::str::from_utf8(head).map_err(|_| "its first line is no text")?;
     let (format, sum) = head.split_once(' ').ok_or("its first line has no checksum")?;
@@ -80,22 +66,16 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 
 /// Makes renames and removals in this folder durable.
 pub(super) fn sync_folder(path: &Path) -> Result<(), Error> {
-    let io = |source| Error::Io {
-        action: "sync",
-        path: path.to_path_buf(),
-        source,
-    };
+    let io = |source| Error::Io { action: "sync", path: path.to_path_buf(), source };
     File::open(path).and_then(|folder| folder.sync_all()).map_err(io)
 }
 
 /// Removes; absent is success.
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::Io {
-            action: "remove",
-            path: path.to_path_buf(),
-            source: error,
-        }),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::Io { action: "remove", path: path.to_path_buf(), source: error })
+        }
         _ => Ok(()),
     }
 }

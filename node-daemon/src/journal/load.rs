@@ -37,10 +37,7 @@ pub struct Damaged {
 }
 
 pub(super) fn load(folders: &Folders) -> Result<Loaded, Error> {
-    let mut loaded = Loaded {
-        meta: load_meta(folders)?,
-        ..Loaded::default()
-    };
+    let mut loaded = Loaded { meta: load_meta(folders)?, ..Loaded::default() };
     for path in list(&folders.ended())? {
         match id_of(&path) {
             Some(id) => {
@@ -57,11 +54,7 @@ pub(super) fn load(folders: &Folders) -> Result<Loaded, Error> {
     for path in list(&folders.quarantine())? {
         // Reported at every start until a person removes it.
         let why = "it was put aside by an earlier start".to_owned();
-        loaded.damaged.push(Damaged {
-            id: id_of(&path),
-            path,
-            why,
-        });
+        loaded.damaged.push(Damaged { id: id_of(&path), path, why });
     }
     for path in list(&folders.journal())? {
         load_record(folders, &path, &mut loaded)?;
@@ -100,11 +93,7 @@ fn load_record(folders: &Folders, path: &Path, loaded: &mut Loaded) -> Result<()
         Some(Content::Damaged(why)) => why,
     };
     let aside = folders.quarantine().join(path.file_name().unwrap_or_default());
-    let io = |source| Error::Io {
-        action: "put aside",
-        path: path.to_path_buf(),
-        source,
-    };
+    let io = |source| Error::Io { action: "put aside", path: path.to_path_buf(), source };
     fs::rename(path, &aside).map_err(io)?;
     tracing::error!(path = %aside.display(), why, "journal record damaged, put aside");
     loaded.damaged.push(Damaged { id, path: aside, why });
@@ -131,18 +120,14 @@ impl Known {
 
     /// All whole records.
     pub fn whole(&self) -> impl Iterator<Item = (&InjectionId, &Record)> {
-        self.records
-            .iter()
-            .filter_map(|(id, (_, record))| Some((id, record.as_ref()?)))
+        self.records.iter().filter_map(|(id, (_, record))| Some((id, record.as_ref()?)))
     }
 }
 
 pub(super) fn refresh(folder: &Path, known: &mut Known) -> Result<(), Error> {
     let paths = list(folder)?;
-    let ids: BTreeMap<InjectionId, &PathBuf> = paths
-        .iter()
-        .filter_map(|path| Some((id_of(path)?, path)))
-        .collect();
+    let ids: BTreeMap<InjectionId, &PathBuf> =
+        paths.iter().filter_map(|path| Some((id_of(path)?, path))).collect();
     known.records.retain(|id, _| ids.contains_key(id));
     for (id, path) in ids {
         let changed_at = fs::metadata(path).and_then(|file| file.modified()).ok();
@@ -160,11 +145,7 @@ pub(super) fn refresh(folder: &Path, known: &mut Known) -> Result<(), Error> {
 
 /// Files of a folder in a fixed order.
 fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let io = |source| Error::Io {
-        action: "list",
-        path: folder.to_path_buf(),
-        source,
-    };
+    let io = |source| Error::Io { action: "list", path: folder.to_path_buf(), source };
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(io)? {
         paths.push(entry.map_err(io)?.path());

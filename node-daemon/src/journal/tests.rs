@@ -16,11 +16,8 @@ const BOOT: &str = "boot-1";
 fn record(id: &str, system: &FakeSystem, pid: i32) -> Record {
     let target = system.add_target(pid);
     let process = target.process.clone();
-    let container = ContainerIdentity {
-        id: "c1".into(),
-        process: process.clone(),
-        cgroup: target.cgroup.clone(),
-    };
+    let container =
+        ContainerIdentity { id: "c1".into(), process: process.clone(), cgroup: target.cgroup.clone() };
     Record {
         injection: Injection {
             id: id.parse().unwrap(),
@@ -38,19 +35,9 @@ fn record(id: &str, system: &FakeSystem, pid: i32) -> Record {
             link_loss_after_ms: 1000,
             link_loss: LinkLossAction::Revert,
         },
-        identity: Identity {
-            sandbox: "s1".into(),
-            netns: target.netns,
-            container: Some(container),
-        },
-        steps: vec![Step::FreezeCgroup {
-            init: process,
-            cgroup: target.cgroup,
-        }],
-        deadline: Deadline {
-            boottime_ms: 61_000,
-            wall_ms: 1_700_000_060_000,
-        },
+        identity: Identity { sandbox: "s1".into(), netns: target.netns, container: Some(container) },
+        steps: vec![Step::FreezeCgroup { init: process, cgroup: target.cgroup }],
+        deadline: Deadline { boottime_ms: 61_000, wall_ms: 1_700_000_060_000 },
         boot_id: BOOT.into(),
         stage: Stage::Intended,
         injected_at_unix_ms: None,
@@ -62,12 +49,8 @@ fn left_behind(folder: &Path, id: &str) -> FakeSystem {
     let system = FakeSystem::new();
     let record = record(id, &system, 7);
     let (journal, _) = Journal::open(folder).unwrap();
-    journal
-        .commit(&[Write::Record(Arc::new(record.clone()))])
-        .unwrap();
-    let Some(Step::FreezeCgroup { init, cgroup }) = record.steps.first() else {
-        panic!()
-    };
+    journal.commit(&[Write::Record(Arc::new(record.clone()))]).unwrap();
+    let Some(Step::FreezeCgroup { init, cgroup }) = record.steps.first() else { panic!() };
     system.freeze(init, cgroup).unwrap();
     system
 }
@@ -77,10 +60,7 @@ fn what_was_written_is_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let system = FakeSystem::new();
     let (one, two) = (record("r1.a.0", &system, 7), record("r1.a.1", &system, 8));
-    let meta = Meta {
-        highest_epoch: 9,
-        halts: vec![],
-    };
+    let meta = Meta { highest_epoch: 9, halts: vec![] };
     {
         let (journal, loaded) = Journal::open(folder.path()).unwrap();
         assert!(loaded.records.is_empty() && loaded.meta == Some(Meta::default()));
@@ -88,25 +68,14 @@ fn what_was_written_is_read_back() {
         journal.commit(&writes).unwrap();
         journal.commit(&[Write::Meta(Arc::new(meta.clone()))]).unwrap();
         let again = Journal::open(folder.path());
-        assert!(
-            matches!(again, Err(Error::InUse(_))),
-            "two daemons on one journal: {again:?}"
-        );
+        assert!(matches!(again, Err(Error::InUse(_))), "two daemons on one journal: {again:?}");
     }
     let (journal, loaded) = Journal::open(folder.path()).unwrap();
     assert_eq!(loaded.records, [one.clone(), two]);
     assert_eq!(loaded.meta, Some(meta));
     drop(journal.folders().lock_record(&one.injection.id));
-    let recovered = recover(
-        &journal,
-        Loaded {
-            records: vec![one.clone()],
-            ..Loaded::default()
-        },
-        &system,
-        BOOT,
-        5,
-    );
+    let recovered =
+        recover(&journal, Loaded { records: vec![one.clone()], ..Loaded::default() }, &system, BOOT, 5);
     drop(journal);
     let (journal, loaded) = Journal::open(folder.path()).unwrap();
     assert_eq!(loaded.records.len(), 1, "an ended one is no record any more");
@@ -148,15 +117,8 @@ fn a_record_cut_off_or_changed_at_any_byte_is_put_aside_and_reported() {
             assert_eq!(loaded.damaged.len(), 1, "ignored at {at}");
             let recovered = recover(&journal, loaded, &FakeSystem::new(), BOOT, 0);
             let status = recovered.unreadable.first().expect("reported");
-            assert_eq!(
-                (status.id.as_str(), status.phase),
-                ("r1.a.0", InjectionPhase::Residue)
-            );
-            assert!(
-                status.message.contains("quarantine/r1.a.0.json"),
-                "{}",
-                status.message
-            );
+            assert_eq!((status.id.as_str(), status.phase), ("r1.a.0", InjectionPhase::Residue));
+            assert!(status.message.contains("quarantine/r1.a.0.json"), "{}", status.message);
             fs::remove_file(folder.path().join("quarantine/r1.a.0.json")).unwrap();
         }
     }
@@ -194,10 +156,7 @@ fn recovery_undoes_what_a_dead_daemon_left() {
     let recovered = recover(&journal, loaded, &system, BOOT, 5);
     assert_eq!(system.things(), 0);
     let status = &recovered.ended.values().next().unwrap().as_ref().unwrap().status;
-    assert_eq!(
-        (status.phase, status.reason),
-        (InjectionPhase::Reverted, Some(EndReason::DaemonRestart))
-    );
+    assert_eq!((status.phase, status.reason), (InjectionPhase::Reverted, Some(EndReason::DaemonRestart)));
     drop(journal);
     assert!(Journal::open(folder.path()).unwrap().1.records.is_empty());
 }
@@ -208,11 +167,7 @@ fn a_record_of_another_boot_touches_nothing() {
     let system = left_behind(folder.path(), "r1.a.0");
     let (journal, loaded) = Journal::open(folder.path()).unwrap();
     let recovered = recover(&journal, loaded, &system, "boot-2", 5);
-    assert_eq!(
-        system.things(),
-        1,
-        "the same numbers name someone else's group now"
-    );
+    assert_eq!(system.things(), 1, "the same numbers name someone else's group now");
     let status = &recovered.ended.values().next().unwrap().as_ref().unwrap().status;
     assert_eq!(status.reason, Some(EndReason::Reboot));
 }
@@ -236,10 +191,7 @@ fn what_the_keeper_knows_survives_damage_but_not_the_end() {
     let folder = tempfile::tempdir().unwrap();
     left_behind(folder.path(), "r1.a.0");
     let folders = Folders::new(folder.path());
-    let (id, path) = (
-        "r1.a.0".parse().unwrap(),
-        folder.path().join("journal/r1.a.0.json"),
-    );
+    let (id, path) = ("r1.a.0".parse().unwrap(), folder.path().join("journal/r1.a.0.json"));
     let mut known = Known::default();
     folders.refresh(&mut known).unwrap();
     assert!(known.get(&id).is_some());

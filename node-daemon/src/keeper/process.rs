@@ -44,15 +44,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
     let pid = i32::try_from(std::process::id()).context("own process id")?;
     let inside_because = match cgroup::own(&roots, &name, pid) {
         Ok(()) => None,
-        Err(error) => Some(format!(
-            "no cgroup outside the daemon's: {}",
-            crate::resolve::spoken(&error)
-        )),
+        Err(error) => Some(format!("no cgroup outside the daemon's: {}", crate::resolve::spoken(&error))),
     };
-    let identity = KeeperIdentity {
-        process: identify(&roots, pid)?.process,
-        inside_because,
-    };
+    let identity = KeeperIdentity { process: identify(&roots, pid)?.process, inside_because };
     let beside = folders.keeper_identity().with_extension("tmp");
     std::fs::write(&beside, serde_json::to_vec(&identity)?)?;
     std::fs::rename(&beside, folders.keeper_identity())?;
@@ -95,11 +89,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<(Folders, R
         }
     }
     let state_dir = state_dir.context("--state-dir is missing")?;
-    Ok((
-        Folders::new(&state_dir),
-        roots,
-        name.context("--name is missing")?,
-    ))
+    Ok((Folders::new(&state_dir), roots, name.context("--name is missing")?))
 }
 
 /// Undoes what is due.
@@ -109,10 +99,9 @@ fn tend(folders: &Folders, system: &dyn System, known: &Known, retry_at_ms: &mut
     retry_at_ms.retain(|id, _| known.get(id).is_some());
     for (id, record) in known.whole() {
         let (boottime_ms, wall_ms) = (clock::boottime_ms(), wall_ms());
-        let passed = record.deadline.has_passed(
-            boottime_ms.saturating_sub(grace_ms),
-            wall_ms.saturating_sub_unsigned(grace_ms),
-        );
+        let passed = record
+            .deadline
+            .has_passed(boottime_ms.saturating_sub(grace_ms), wall_ms.saturating_sub_unsigned(grace_ms));
         if !passed || retry_at_ms.get(id).is_some_and(|at| boottime_ms < *at) {
             continue;
         }
@@ -122,14 +111,7 @@ fn tend(folders: &Folders, system: &dyn System, known: &Known, retry_at_ms: &mut
         }
         // What is left is tried again for as long as this lives.
         let clean = undo_record(system, record).is_ok();
-        if !clean
-            || folders
-                .end(&Ended {
-                    status: status_of(record),
-                    at_unix_ms: wall_ms,
-                })
-                .is_err()
-        {
+        if !clean || folders.end(&Ended { status: status_of(record), at_unix_ms: wall_ms }).is_err() {
             retry_at_ms.insert(id.clone(), boottime_ms + RETRY_MS);
         }
     }
@@ -152,9 +134,7 @@ fn status_of(record: &Record) -> InjectionStatus {
 
 fn until_next(known: &Known) -> Duration {
     let now_ms = clock::boottime_ms();
-    let due = known
-        .whole()
-        .map(|(_, record)| record.deadline.boottime_ms.saturating_sub(now_ms));
+    let due = known.whole().map(|(_, record)| record.deadline.boottime_ms.saturating_sub(now_ms));
     // A record that is due and could not be ended waits for its retry.
     let next = due.filter(|left| *left > 0).min().map(Duration::from_millis);
     next.unwrap_or(POLL).min(POLL)

@@ -28,7 +28,7 @@ const RETRY_MAX: Duration = Duration::from_secs(20);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_WITHIN: Duration = Duration::from_secs(5);
 const ENROL_WITHIN: Duration = Duration::from_secs(15);
-const RENEW_RETRY: Duration = Duration::from_secs(60);
+const RENEW_RETRY: Duration = Duration::from_mins(1);
 /// Messages on their way between stream and session.
 const DEPTH: usize = 64;
 
@@ -55,12 +55,7 @@ pub struct Dialler {
 impl Dialler {
     /// Nothing is dialled yet.
     pub fn new(agent: AgentLink, session: Session) -> Self {
-        Self {
-            agent,
-            session,
-            identity: ReloadableIdentity::empty(),
-            lifetime: None,
-        }
+        Self { agent, session, identity: ReloadableIdentity::empty(), lifetime: None }
     }
 
     /// Keeps a session open until `stop`. Waits between tries grow, with full jitter, and start anew
@@ -102,11 +97,7 @@ impl Dialler {
     async fn once(&mut self) -> anyhow::Result<(SessionEnd, bool)> {
         let bundle = self.bundle().await?;
         let now = Timestamp::now();
-        if self
-            .lifetime
-            .as_ref()
-            .is_none_or(|lifetime| certs::renewal::is_expired(lifetime, now))
-        {
+        if self.lifetime.as_ref().is_none_or(|lifetime| certs::renewal::is_expired(lifetime, now)) {
             self.enrol().await?;
         }
         let channel = self.connect(&self.identity, bundle).await?;
@@ -143,13 +134,9 @@ impl Dialler {
     }
 
     fn renew_in(&self, now: Timestamp) -> Duration {
-        let at = self
-            .lifetime
-            .as_ref()
-            .map(|lifetime| certs::renewal::renew_at(lifetime, fastrand::f64()));
+        let at = self.lifetime.as_ref().map(|lifetime| certs::renewal::renew_at(lifetime, fastrand::f64()));
         let left = at.map(|at| at.duration_since(now).as_millis());
-        left.and_then(|ms| u64::try_from(ms).ok())
-            .map_or(RENEW_RETRY, Duration::from_millis)
+        left.and_then(|ms| u64::try_from(ms).ok()).map_or(RENEW_RETRY, Duration::from_millis)
     }
 
     async fn bundle(&self) -> anyhow::Result<Reloadable<TrustBundle>> {
@@ -172,10 +159,7 @@ impl Dialler {
             .http2_keep_alive_interval(KEEPALIVE_EVERY)
             .keep_alive_timeout(KEEPALIVE_WITHIN)
             .keep_alive_while_idle(true);
-        endpoint
-            .connect_with_connector(Connector::new(config))
-            .await
-            .context("connect to the agent")
+        endpoint.connect_with_connector(Connector::new(config)).await.context("connect to the agent")
     }
 
     /// A new key and a certificate for it, against the token.
@@ -186,26 +170,15 @@ impl Dialler {
             .await
             .with_context(|| format!("read the token {}", path.display()))?;
         let key = PrivateKey::generate()?;
-        let request = pb::NodeEnrolRequest {
-            token: token.trim().to_owned(),
-            csr_pem: key.csr_pem()?,
-        };
+        let request = pb::NodeEnrolRequest { token: token.trim().to_owned(), csr_pem: key.csr_pem()? };
         let enrolled = async {
             let channel = self.connect(&ReloadableIdentity::empty(), bundle).await?;
-            let reply = NodeLinkClient::new(channel)
-                .enrol(request)
-                .await
-                .context("enrol with the agent")?;
+            let reply = NodeLinkClient::new(channel).enrol(request).await.context("enrol with the agent")?;
             anyhow::Ok(reply.into_inner())
         };
-        let reply = tokio::time::timeout(ENROL_WITHIN, enrolled)
-            .await
-            .context("enrol within 15 s")??;
+        let reply = tokio::time::timeout(ENROL_WITHIN, enrolled).await.context("enrol within 15 s")??;
         let lifetime = Lifetime::of_chain_pem(&reply.chain_pem)?;
-        self.identity.replace(&Credential {
-            chain_pem: reply.chain_pem,
-            key_pem: key.to_pem(),
-        })?;
+        self.identity.replace(&Credential { chain_pem: reply.chain_pem, key_pem: key.to_pem() })?;
         self.lifetime = Some(lifetime);
         tracing::info!(node = reply.node, "enrolled");
         Ok(())
@@ -220,11 +193,7 @@ async fn pump(
     to_session: mpsc::Sender<NodeDown>,
 ) -> anyhow::Result<()> {
     let ups = ReceiverStream::new(from_session).map(pb::NodeUp::from);
-    let mut downs = NodeLinkClient::new(channel)
-        .link(ups)
-        .await
-        .context("open the link")?
-        .into_inner();
+    let mut downs = NodeLinkClient::new(channel).link(ups).await.context("open the link")?.into_inner();
     while let Some(down) = downs.message().await.context("read the link")? {
         match NodeDown::try_from(down) {
             Ok(down) => {

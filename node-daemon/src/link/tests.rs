@@ -42,9 +42,7 @@ fn the_outbox_holds_the_latest_of_each_and_nothing_without_a_session() {
     }
     assert!(matches!(outbox.pop(), Some(NodeUp::Hello(_))), "Hello goes first");
     for id in ["r1.a.0", "r1.a.1"] {
-        let Some(NodeUp::State(told)) = outbox.pop() else {
-            panic!()
-        };
+        let Some(NodeUp::State(told)) = outbox.pop() else { panic!() };
         assert_eq!((told.id.as_str(), told.message.as_str()), (id, "999"));
     }
     assert!(outbox.is_empty());
@@ -55,10 +53,7 @@ async fn an_agent_that_does_not_read_is_heard_all_the_same() {
     let outbox = Arc::<Outbox>::default();
     let (events_in, mut events) = mpsc::channel(16);
     let ((up, _unread), (down, down_out)) = (mpsc::channel(1), mpsc::channel(16));
-    let session = Session {
-        outbox: outbox.clone(),
-        events: events_in,
-    };
+    let session = Session { outbox: outbox.clone(), events: events_in };
     let mut running = tokio::task::JoinSet::new();
     running.spawn(async move { session.run(Channels { up, down: down_out }).await });
     assert!(matches!(events.recv().await, Some(Event::Connected)));
@@ -66,10 +61,7 @@ async fn an_agent_that_does_not_read_is_heard_all_the_same() {
     for n in 0..50 {
         outbox.push(NodeUp::State(Box::new(status(&format!("r1.a.{n}"), ""))));
     }
-    let revert = NodeDown::Revert {
-        injection: "r1.a.0".parse().unwrap(),
-        reason: "Stopped".into(),
-    };
+    let revert = NodeDown::Revert { injection: "r1.a.0".parse().unwrap(), reason: "Stopped".into() };
     down.send(revert.clone()).await.unwrap();
     assert!(matches!(events.recv().await, Some(Event::Down(heard)) if heard == revert));
     // And with no word from it the session ends.
@@ -83,20 +75,9 @@ async fn an_agent_that_does_not_read_is_heard_all_the_same() {
 async fn a_closed_session_says_whether_it_was_welcome() {
     let (events_in, mut events) = mpsc::channel(16);
     let ((up, _up_out), (down, down_out)) = (mpsc::channel(4), mpsc::channel(16));
-    let session = Session {
-        outbox: Arc::default(),
-        events: events_in,
-    };
-    down.send(NodeDown::Welcome {
-        agent_epoch: 1,
-        heartbeat_interval_ms: 100,
-    })
-    .await
-    .unwrap();
+    let session = Session { outbox: Arc::default(), events: events_in };
+    down.send(NodeDown::Welcome { agent_epoch: 1, heartbeat_interval_ms: 100 }).await.unwrap();
     drop(down);
-    assert_eq!(
-        session.run(Channels { up, down: down_out }).await,
-        (SessionEnd::Closed, true)
-    );
+    assert_eq!(session.run(Channels { up, down: down_out }).await, (SessionEnd::Closed, true));
     assert!(matches!(events.recv().await, Some(Event::Connected)));
 }

@@ -31,9 +31,7 @@ impl Resolve for Cri {
         let (roots, wanted) = (self.roots.clone(), container.map(str::to_owned));
         // Reads of /proc and a namespace visit.
         let found = tokio::task::spawn_blocking(move || found(&roots, &pod, wanted.as_deref()));
-        found
-            .await
-            .unwrap_or_else(|error| Err(Unfit::Refused(format!("look at the pod: {error}"))))
+        found.await.unwrap_or_else(|error| Err(Unfit::Refused(format!("look at the pod: {error}"))))
     }
 }
 
@@ -57,11 +55,7 @@ fn found(roots: &Roots, pod: &PodHandles, wanted: Option<&str>) -> Result<Found,
     Ok(Found {
         devices: devices(&netns)?,
         is_host_network: is_own(roots, &netns),
-        identity: Identity {
-            sandbox: pod.sandbox_id.clone(),
-            netns,
-            container: container.transpose()?,
-        },
+        identity: Identity { sandbox: pod.sandbox_id.clone(), netns, container: container.transpose()? },
     })
 }
 
@@ -76,8 +70,5 @@ fn netns_of(roots: &Roots, pod: &PodHandles) -> Result<NetnsRef, Unfit> {
         .ok_or_else(|| {
             Unfit::Refused("the runtime does not say where the pod's network namespace is".to_owned())
         })?;
-    Ok(NetnsRef {
-        cookie: netns::cookie(&path).map_err(|error| unfit(&error))?,
-        path,
-    })
+    Ok(NetnsRef { cookie: netns::cookie(&path).map_err(|error| unfit(&error))?, path })
 }

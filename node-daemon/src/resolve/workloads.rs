@@ -91,9 +91,7 @@ impl Resolve for Workloads {
             })?;
             found(&roots, workload, &target.uid)
         });
-        found
-            .await
-            .unwrap_or_else(|error| Err(Unfit::Refused(format!("look at the workload: {error}"))))
+        found.await.unwrap_or_else(|error| Err(Unfit::Refused(format!("look at the workload: {error}"))))
     }
 }
 
@@ -103,21 +101,15 @@ fn found(roots: &Roots, workload: &Workload, uid: &str) -> Result<Found, Unfit> 
         (None, Some(cgroup)) => Some(first_process(cgroup)?),
         (None, None) => None,
     };
-    let process: Option<Target> = pid
-        .map(|pid| identify(roots, pid))
-        .transpose()
-        .map_err(|error| unfit(&error))?;
+    let process: Option<Target> =
+        pid.map(|pid| identify(roots, pid)).transpose().map_err(|error| unfit(&error))?;
     let netns = match (&workload.netns, &process) {
-        (Some(path), _) => NetnsRef {
-            cookie: netns::cookie(path).map_err(|error| unfit(&error))?,
-            path: path.clone(),
-        },
+        (Some(path), _) => {
+            NetnsRef { cookie: netns::cookie(path).map_err(|error| unfit(&error))?, path: path.clone() }
+        }
         (None, Some(process)) => process.netns.clone(),
         (None, None) => {
-            let why = format!(
-                "workload {} declares none of netns, pid and cgroup",
-                workload.name
-            );
+            let why = format!("workload {} declares none of netns, pid and cgroup", workload.name);
             return Err(Unfit::Refused(why));
         }
     };
@@ -125,11 +117,7 @@ fn found(roots: &Roots, workload: &Workload, uid: &str) -> Result<Found, Unfit> 
     Ok(Found {
         devices: devices(&netns)?,
         is_host_network: is_own(roots, &netns),
-        identity: Identity {
-            sandbox: uid.to_owned(),
-            netns,
-            container,
-        },
+        identity: Identity { sandbox: uid.to_owned(), netns, container },
     })
 }
 

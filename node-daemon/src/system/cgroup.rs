@@ -56,15 +56,9 @@ impl CgroupRef {
 
     /// The directories a stress worker joins so that its processor time is the target's.
     pub fn cpu_directories(&self) -> Vec<PathBuf> {
-        let v1: Vec<PathBuf> = CPU_CONTROLLERS
-            .iter()
-            .filter_map(|name| self.directories.get(*name).cloned())
-            .collect();
-        if v1.is_empty() {
-            self.directories.get(UNIFIED).cloned().into_iter().collect()
-        } else {
-            v1
-        }
+        let v1: Vec<PathBuf> =
+            CPU_CONTROLLERS.iter().filter_map(|name| self.directories.get(*name).cloned()).collect();
+        if v1.is_empty() { self.directories.get(UNIFIED).cloned().into_iter().collect() } else { v1 }
     }
 }
 
@@ -72,9 +66,7 @@ impl CgroupRef {
 pub fn freeze(roots: &Roots, cgroup: &CgroupRef) -> Result<(), Error> {
     let directory = cgroup.freezer_directory()?;
     if hierarchies(roots)?.contains(directory) {
-        return Err(Error::Invalid {
-            what: format!("{} is no container's group", directory.display()),
-        });
+        return Err(Error::Invalid { what: format!("{} is no container's group", directory.display()) });
     }
     write_state(cgroup, true)?;
     let started = Instant::now();
@@ -82,10 +74,7 @@ pub fn freeze(roots: &Roots, cgroup: &CgroupRef) -> Result<(), Error> {
         if started.elapsed() > FREEZE_WITHIN {
             write_state(cgroup, false)?;
             let after_ms = FREEZE_WITHIN.as_millis() as u64;
-            return Err(Error::TimedOut {
-                what: format!("freezing {}", directory.display()),
-                after_ms,
-            });
+            return Err(Error::TimedOut { what: format!("freezing {}", directory.display()), after_ms });
         }
         std::thread::sleep(LOOK_EVERY);
     }
@@ -131,27 +120,17 @@ pub fn read_freezer(cgroup: &CgroupRef) -> Result<Option<FreezerState>, Error> {
 }
 
 fn read_v2(directory: &Path) -> Result<FreezerState, Error> {
-    if read(&directory.join("cgroup.events"))?
-        .lines()
-        .any(|line| line == "frozen 1")
-    {
+    if read(&directory.join("cgroup.events"))?.lines().any(|line| line == "frozen 1") {
         return Ok(FreezerState::Frozen);
     }
     let asked = read(&directory.join("cgroup.freeze"))?.trim() == "1";
-    Ok(if asked {
-        FreezerState::Freezing
-    } else {
-        FreezerState::Thawed
-    })
+    Ok(if asked { FreezerState::Freezing } else { FreezerState::Thawed })
 }
 
 fn write_state(cgroup: &CgroupRef, frozen: bool) -> Result<(), Error> {
     let directory = cgroup.freezer_directory()?;
     if cgroup.v1_freezer().is_some() {
-        return write(
-            &directory.join("freezer.state"),
-            if frozen { "FROZEN" } else { "THAWED" },
-        );
+        return write(&directory.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" });
     }
     write(&directory.join("cgroup.freeze"), if frozen { "1" } else { "0" })
 }
@@ -172,9 +151,7 @@ pub fn cpu_usage_us(cgroup: &CgroupRef) -> Result<Option<u64>, Error> {
 
 /// Moves a process (0: the caller) into each directory.
 pub fn join(directories: &[PathBuf], pid: i32) -> Result<(), Error> {
-    directories
-        .iter()
-        .try_for_each(|directory| write(&directory.join("cgroup.procs"), &pid.to_string()))
+    directories.iter().try_for_each(|directory| write(&directory.join("cgroup.procs"), &pid.to_string()))
 }
 
 /// Puts a process into a group of that name directly under the top of **every** hierarchy, so that no
@@ -245,10 +222,8 @@ pub(crate) fn try_freezer(roots: &Roots, name: &str) -> Result<&'static str, Err
     let found = directory.join(file).is_file();
     fs::remove_dir(&directory)
         .map_err(|error| Error::refused(format!("remove {}", directory.display()), error))?;
-    let missing = || Error::Missing {
-        capability: "cgroup-freezer",
-        detail: format!("no {file} in {}", top.display()),
-    };
+    let missing =
+        || Error::Missing { capability: "cgroup-freezer", detail: format!("no {file} in {}", top.display()) };
     found.then_some(version).ok_or_else(missing)
 }
 

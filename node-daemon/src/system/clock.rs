@@ -33,8 +33,5 @@ fn milliseconds(clock: ClockId) -> u64 {
 
 fn read(clock: ClockId) -> Option<(u64, u64)> {
     let now = clock_gettime(clock).ok()?;
-    Some((
-        u64::try_from(now.tv_sec()).ok()?,
-        u64::try_from(now.tv_nsec()).ok()?,
-    ))
+    Some((u64::try_from(now.tv_sec()).ok()?, u64::try_from(now.tv_nsec()).ok()?))
 }

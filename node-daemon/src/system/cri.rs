@@ -96,8 +96,7 @@ pub struct ContainerHandles {
 impl PodHandles {
     /// A process inside the pod's network namespace: the sandbox's own, or any container's.
     pub fn netns_pid(&self) -> Option<i32> {
-        self.sandbox_pid
-            .or_else(|| self.containers.values().next().map(|container| container.pid))
+        self.sandbox_pid.or_else(|| self.containers.values().next().map(|container| container.pid))
     }
 }
 
@@ -113,21 +112,14 @@ pub fn find_socket(configured: Option<&Path>, root: &Path) -> Result<PathBuf, Er
         return Ok(path.to_path_buf());
     }
     let under = |path: &str| root.join(path.trim_start_matches('/'));
-    SOCKETS
-        .into_iter()
-        .map(under)
-        .find(|path| path.exists())
-        .ok_or(Error::NoSocket)
+    SOCKETS.into_iter().map(under).find(|path| path.exists()).ok_or(Error::NoSocket)
 }
 
 impl Runtime {
     /// Connects to a socket.
     pub async fn connect(path: &Path) -> Result<Self, Error> {
         let socket = path.to_path_buf();
-        let failed = |source| Error::Connect {
-            path: socket.clone(),
-            source,
-        };
+        let failed = |source| Error::Connect { path: socket.clone(), source };
         let connector = {
             let socket = socket.clone();
             tower::service_fn(move |_: tonic::codegen::http::Uri| {
@@ -136,22 +128,16 @@ impl Runtime {
             })
         };
         // The address is never used: the connector goes to the socket.
-        let endpoint = Endpoint::from_static("http://runtime")
-            .connect_timeout(ANSWER_WITHIN)
-            .timeout(ANSWER_WITHIN);
+        let endpoint =
+            Endpoint::from_static("http://runtime").connect_timeout(ANSWER_WITHIN).timeout(ANSWER_WITHIN);
         let channel = endpoint.connect_with_connector(connector).await.map_err(failed)?;
-        Ok(Self {
-            client: RuntimeServiceClient::new(channel),
-        })
+        Ok(Self { client: RuntimeServiceClient::new(channel) })
     }
 
     /// Name and version of the runtime.
     pub async fn version(&mut self) -> Result<String, Error> {
-        let answer = self
-            .client
-            .version(VersionRequest::default())
-            .await
-            .map_err(refused("ask its version"))?;
+        let answer =
+            self.client.version(VersionRequest::default()).await.map_err(refused("ask its version"))?;
         let answer = answer.into_inner();
         Ok(format!("{} {}", answer.runtime_name, answer.runtime_version))
     }
@@ -159,34 +145,17 @@ impl Runtime {
     /// Sandbox, namespace and containers of a pod.
     pub async fn pod(&mut self, pod_uid: &str) -> Result<PodHandles, Error> {
         let sandbox = self.sandbox_of(pod_uid).await?;
-        let request = PodSandboxStatusRequest {
-            pod_sandbox_id: sandbox.id.clone(),
-            verbose: true,
-        };
-        let status = self
-            .client
-            .pod_sandbox_status(request)
-            .await
-            .map_err(refused("read a sandbox"))?
-            .into_inner();
+        let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox.id.clone(), verbose: true };
+        let status =
+            self.client.pod_sandbox_status(request).await.map_err(refused("read a sandbox"))?.into_inner();
         let info = SandboxInfo::parse(&status);
         let handlers = [Some(sandbox.runtime_handler), info.runtime_type];
-        if let Some(handler) = handlers
-            .into_iter()
-            .flatten()
-            .find(|handler| is_other_kernel(handler))
-        {
-            return Err(Error::OtherKernel {
-                pod_uid: pod_uid.to_owned(),
-                handler,
-            });
+        if let Some(handler) = handlers.into_iter().flatten().find(|handler| is_other_kernel(handler)) {
+            return Err(Error::OtherKernel { pod_uid: pod_uid.to_owned(), handler });
         }
         let mut containers = BTreeMap::new();
         for container in self.containers_of(&sandbox.id).await? {
-            let name = container
-                .metadata
-                .map(|metadata| metadata.name)
-                .unwrap_or_default();
+            let name = container.metadata.map(|metadata| metadata.name).unwrap_or_default();
             if let Some(handles) = self.container(container.id).await? {
                 containers.insert(name, handles);
             }
@@ -202,78 +171,43 @@ impl Runtime {
     /// The newest running sandbox of a pod.
     async fn sandbox_of(&mut self, pod_uid: &str) -> Result<PodSandbox, Error> {
         let label_selector = [(LABEL_POD_UID.to_owned(), pod_uid.to_owned())].into();
-        let filter = PodSandboxFilter {
-            label_selector,
-            ..PodSandboxFilter::default()
-        };
+        let filter = PodSandboxFilter { label_selector, ..PodSandboxFilter::default() };
         let request = ListPodSandboxRequest { filter: Some(filter) };
-        let answer = self
-            .client
-            .list_pod_sandbox(request)
-            .await
-            .map_err(refused("list sandboxes"))?
-            .into_inner();
+        let answer =
+            self.client.list_pod_sandbox(request).await.map_err(refused("list sandboxes"))?.into_inner();
         let ready = |sandbox: &PodSandbox| {
-            let same = sandbox
-                .metadata
-                .as_ref()
-                .is_some_and(|metadata| metadata.uid == pod_uid);
+            let same = sandbox.metadata.as_ref().is_some_and(|metadata| metadata.uid == pod_uid);
             sandbox.state() == PodSandboxState::SandboxReady && same
         };
-        let newest = answer
-            .items
-            .into_iter()
-            .filter(ready)
-            .max_by_key(|sandbox| sandbox.created_at);
-        newest.ok_or_else(|| Error::NoSandbox {
-            pod_uid: pod_uid.to_owned(),
-        })
+        let newest = answer.items.into_iter().filter(ready).max_by_key(|sandbox| sandbox.created_at);
+        newest.ok_or_else(|| Error::NoSandbox { pod_uid: pod_uid.to_owned() })
     }
 
     async fn containers_of(&mut self, sandbox_id: &str) -> Result<Vec<Container>, Error> {
-        let filter = ContainerFilter {
-            pod_sandbox_id: sandbox_id.to_owned(),
-            ..ContainerFilter::default()
-        };
+        let filter = ContainerFilter { pod_sandbox_id: sandbox_id.to_owned(), ..ContainerFilter::default() };
         let request = ListContainersRequest { filter: Some(filter) };
-        let answer = self
-            .client
-            .list_containers(request)
-            .await
-            .map_err(refused("list containers"))?
-            .into_inner();
+        let answer =
+            self.client.list_containers(request).await.map_err(refused("list containers"))?.into_inner();
         let running = |container: &Container| container.state() == ContainerState::ContainerRunning;
         Ok(answer.containers.into_iter().filter(running).collect())
     }
 
     /// `None` when it stopped meanwhile, or when the runtime does not say its process.
     async fn container(&mut self, id: String) -> Result<Option<ContainerHandles>, Error> {
-        let request = ContainerStatusRequest {
-            container_id: id.clone(),
-            verbose: true,
-        };
+        let request = ContainerStatusRequest { container_id: id.clone(), verbose: true };
         let answer = match self.client.container_status(request).await {
             Err(status) if status.code() == tonic::Code::NotFound => return Ok(None),
             other => other.map_err(refused("read a container"))?.into_inner(),
         };
         let info = info_of(&answer.info);
-        let cgroups_path = info
-            .pointer("/runtimeSpec/linux/cgroupsPath")
-            .and_then(Value::as_str)
-            .map(str::to_owned);
-        Ok(pid_of(&info).map(|pid| ContainerHandles {
-            id,
-            pid,
-            cgroups_path,
-        }))
+        let cgroups_path =
+            info.pointer("/runtimeSpec/linux/cgroupsPath").and_then(Value::as_str).map(str::to_owned);
+        Ok(pid_of(&info).map(|pid| ContainerHandles { id, pid, cgroups_path }))
     }
 }
 
 fn refused(action: &'static str) -> impl FnOnce(tonic::Status) -> Error {
-    move |status| Error::Refused {
-        action,
-        status: Box::new(status),
-    }
+    move |status| Error::Refused { action, status: Box::new(status) }
 }
 
 /// What a sandbox's verbose status tells; runtimes differ, and all of it may be missing.
@@ -287,13 +221,9 @@ struct SandboxInfo {
 impl SandboxInfo {
     fn parse(status: &PodSandboxStatusResponse) -> Self {
         let info = info_of(&status.info);
-        let namespaces = info
-            .pointer("/runtimeSpec/linux/namespaces")
-            .and_then(Value::as_array);
+        let namespaces = info.pointer("/runtimeSpec/linux/namespaces").and_then(Value::as_array);
         let network = namespaces.and_then(|all| all.iter().find(|one| one["type"] == "network"));
-        let path = network
-            .and_then(|one| one["path"].as_str())
-            .filter(|path| path.starts_with('/'));
+        let path = network.and_then(|one| one["path"].as_str()).filter(|path| path.starts_with('/'));
         Self {
             pid: pid_of(&info),
             netns_path: path.map(PathBuf::from),
@@ -304,17 +234,12 @@ impl SandboxInfo {
 
 /// The JSON of the `info` entry; anything unreadable is null.
 fn info_of(info: &std::collections::HashMap<String, String>) -> Value {
-    info.get("info")
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default()
+    info.get("info").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 /// Process 0 means "not running" to containerd.
 fn pid_of(info: &Value) -> Option<i32> {
-    info["pid"]
-        .as_i64()
-        .and_then(|pid| i32::try_from(pid).ok())
-        .filter(|pid| *pid > 0)
+    info["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0)
 }
 
 fn is_other_kernel(handler: &str) -> bool {

@@ -44,17 +44,9 @@ impl FakeSystem {
     pub fn add_target(&self, pid: i32) -> Target {
         let directory = format!("/sys/fs/cgroup/freezer/fake/{pid}").into();
         let target = Target {
-            process: ProcessRef {
-                pid,
-                start_ticks: 100 + pid as u64,
-            },
-            netns: NetnsRef {
-                path: format!("/proc/{pid}/ns/net").into(),
-                cookie: 5000 + pid as u64,
-            },
-            cgroup: CgroupRef {
-                directories: BTreeMap::from([("freezer".to_owned(), directory)]),
-            },
+            process: ProcessRef { pid, start_ticks: 100 + pid as u64 },
+            netns: NetnsRef { path: format!("/proc/{pid}/ns/net").into(), cookie: 5000 + pid as u64 },
+            cgroup: CgroupRef { directories: BTreeMap::from([("freezer".to_owned(), directory)]) },
         };
         self.node().targets.insert(pid, target.clone());
         target
@@ -66,10 +58,8 @@ impl FakeSystem {
         let Some(target) = node.targets.remove(&pid) else {
             return;
         };
-        node.tables
-            .retain(|(cookie, _), _| *cookie != target.netns.cookie);
-        node.netems
-            .retain(|(cookie, _), _| *cookie != target.netns.cookie);
+        node.tables.retain(|(cookie, _), _| *cookie != target.netns.cookie);
+        node.netems.retain(|(cookie, _), _| *cookie != target.netns.cookie);
         node.frozen.remove(&target.cgroup);
     }
 
@@ -117,10 +107,7 @@ impl FakeSystem {
     fn change(&self) -> Result<MutexGuard<'_, Node>, Error> {
         let mut node = self.node();
         match node.fail_next.take() {
-            Some(message) => Err(Error::refused(
-                "change the fake node",
-                std::io::Error::other(message),
-            )),
+            Some(message) => Err(Error::refused("change the fake node", std::io::Error::other(message))),
             None => Ok(node),
         }
     }
@@ -145,11 +132,7 @@ impl System for FakeSystem {
     }
 
     fn identify(&self, pid: i32) -> Result<Target, Error> {
-        self.node()
-            .targets
-            .get(&pid)
-            .cloned()
-            .ok_or_else(|| Error::gone(format!("process {pid}")))
+        self.node().targets.get(&pid).cloned().ok_or_else(|| Error::gone(format!("process {pid}")))
     }
 
     fn install_table(&self, netns: &NetnsRef, table: &TableSpec, lifetime: Duration) -> Result<(), Error> {
@@ -157,8 +140,7 @@ impl System for FakeSystem {
         let mut node = self.change()?;
         node.enter(netns)?;
         let ends_ms = node.now_ms + lifetime.as_millis() as u64;
-        node.tables
-            .insert((netns.cookie, table.name.clone()), (ruleset, ends_ms, 0));
+        node.tables.insert((netns.cookie, table.name.clone()), (ruleset, ends_ms, 0));
         Ok(())
     }
 
@@ -177,15 +159,8 @@ impl System for FakeSystem {
             }
             remaining_ms.insert(name.clone(), vec![left_ms; set.elements.len()]);
         }
-        let counters = vec![Counter {
-            packets: *packets,
-            bytes: packets * 64,
-        }];
-        Ok(Some(TableState {
-            ruleset,
-            counters,
-            remaining_ms,
-        }))
+        let counters = vec![Counter { packets: *packets, bytes: packets * 64 }];
+        Ok(Some(TableState { ruleset, counters, remaining_ms }))
     }
 
     fn remove_table(&self, netns: &NetnsRef, name: &str) -> Result<(), Error> {
@@ -198,8 +173,7 @@ impl System for FakeSystem {
     fn install_netem(&self, netns: &NetnsRef, netem: &NetemSpec) -> Result<(), Error> {
         let mut node = self.change()?;
         node.enter(netns)?;
-        node.netems
-            .insert((netns.cookie, netem.device.clone()), netem.clone());
+        node.netems.insert((netns.cookie, netem.device.clone()), netem.clone());
         Ok(())
     }
 
@@ -219,11 +193,7 @@ impl System for FakeSystem {
 
     fn freeze(&self, init: &ProcessRef, cgroup: &CgroupRef) -> Result<(), Error> {
         let mut node = self.change()?;
-        if !node
-            .targets
-            .values()
-            .any(|target| target.process == *init && target.cgroup == *cgroup)
-        {
+        if !node.targets.values().any(|target| target.process == *init && target.cgroup == *cgroup) {
             return Err(Error::gone(format!("process {}", init.pid)));
         }
         node.frozen.insert(cgroup.clone());
@@ -232,11 +202,7 @@ impl System for FakeSystem {
 
     fn read_freezer(&self, cgroup: &CgroupRef) -> Result<Option<FreezerState>, Error> {
         let node = self.node();
-        let state = if node.frozen.contains(cgroup) {
-            FreezerState::Frozen
-        } else {
-            FreezerState::Thawed
-        };
+        let state = if node.frozen.contains(cgroup) { FreezerState::Frozen } else { FreezerState::Thawed };
         Ok(node.has_cgroup(cgroup).then_some(state))
     }
 
@@ -248,17 +214,11 @@ impl System for FakeSystem {
     fn start_worker(&self, spec: &WorkerSpec, deadline_boottime_ms: u64) -> Result<ProcessRef, Error> {
         let mut node = self.change()?;
         if deadline_boottime_ms <= node.now_ms {
-            return Err(Error::Invalid {
-                what: "the deadline has passed".to_owned(),
-            });
+            return Err(Error::Invalid { what: "the deadline has passed".to_owned() });
         }
         node.next_pid += 1;
-        let process = ProcessRef {
-            pid: 100_000 + node.next_pid,
-            start_ticks: node.now_ms / 10,
-        };
-        node.workers
-            .insert(spec.id.clone(), (process.clone(), deadline_boottime_ms));
+        let process = ProcessRef { pid: 100_000 + node.next_pid, start_ticks: node.now_ms / 10 };
+        node.workers.insert(spec.id.clone(), (process.clone(), deadline_boottime_ms));
         Ok(process)
     }
 

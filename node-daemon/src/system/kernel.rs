@@ -24,10 +24,7 @@ impl KernelSystem {
     /// A door that sees the node's file systems under `roots`. Workers started through it end when it is
     /// dropped.
     pub fn new(roots: Roots) -> Self {
-        Self {
-            children: Children::new(roots.clone()),
-            roots,
-        }
+        Self { children: Children::new(roots.clone()), roots }
     }
 
     /// Where it sees the node's file systems.
@@ -37,9 +34,7 @@ impl KernelSystem {
 
     /// Names of the tables of ours in a namespace, whoever made them.
     pub fn list_tables(&self, netns: &NetnsRef) -> Result<Vec<String>, Error> {
-        netns::inside(netns, || {
-            nft::list().map_err(|error| Error::refused("list nft tables", error))
-        })
+        netns::inside(netns, || nft::list().map_err(|error| Error::refused("list nft tables", error)))
     }
 }
 
@@ -85,11 +80,7 @@ impl System for KernelSystem {
         target::check_process(&self.roots, init)?;
         let now = target::cgroup_of(&self.roots, init.pid)?;
         if now.freezer_path() != cgroup.freezer_path() {
-            return Err(Error::gone(format!(
-                "process {} in {}",
-                init.pid,
-                cgroup.freezer_path().display()
-            )));
+            return Err(Error::gone(format!("process {} in {}", init.pid, cgroup.freezer_path().display())));
         }
         cgroup::freeze(&self.roots, cgroup)
     }
@@ -118,12 +109,7 @@ impl System for KernelSystem {
 /// Installs in the calling thread's namespace; the native queue expression first, the xtables target
 /// where the kernel does not know it.
 pub(crate) fn install(name: &str, ruleset: &Ruleset, lifetime_ms: u64) -> Result<(), Error> {
-    let queues = ruleset
-        .rules
-        .values()
-        .flatten()
-        .flatten()
-        .any(|one| matches!(one, Expr::Queue { .. }));
+    let queues = ruleset.rules.values().flatten().flatten().any(|one| matches!(one, Expr::Queue { .. }));
     let native = nft::install(name, ruleset, lifetime_ms, QueueBy::Native);
     let result = match native {
         Err(error) if queues && error.raw_os_error() == Some(libc::ENOENT) => {

@@ -50,9 +50,7 @@ impl Buffer {
         self.bytes.extend_from_slice(&flags.to_ne_bytes());
         self.bytes.extend_from_slice(&sequence.to_ne_bytes());
         self.bytes.extend_from_slice(&0u32.to_ne_bytes());
-        fill(&mut Attributes {
-            bytes: &mut self.bytes,
-        });
+        fill(&mut Attributes { bytes: &mut self.bytes });
         let length = (self.bytes.len() - start) as u32;
         self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
     }
@@ -80,8 +78,7 @@ impl<'a> Attributes<'a> {
     }
 
     pub(crate) fn put(&mut self, kind: u16, value: &[u8]) {
-        self.bytes
-            .extend_from_slice(&((value.len() + 4) as u16).to_ne_bytes());
+        self.bytes.extend_from_slice(&((value.len() + 4) as u16).to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(value);
         self.pad();
@@ -174,12 +171,7 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) fn open(protocol: SockProtocol) -> io::Result<Self> {
-        let fd = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            protocol,
-        )?;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_SECONDS))?;
         setsockopt(&fd, sockopt::RcvBuf, &BUFFER_BYTES)?;
@@ -196,17 +188,9 @@ impl Socket {
     }
 
     pub(crate) fn send(&self, buffer: &Buffer) -> io::Result<()> {
-        let sent = sendto(
-            self.fd.as_raw_fd(),
-            buffer.as_bytes(),
-            &NetlinkAddr::new(0, 0),
-            MsgFlags::empty(),
-        )?;
-        if sent == buffer.as_bytes().len() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::WriteZero.into())
-        }
+        let sent =
+            sendto(self.fd.as_raw_fd(), buffer.as_bytes(), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        if sent == buffer.as_bytes().len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
     /// One read: every message in it.
@@ -226,16 +210,8 @@ impl Socket {
             let Some(payload) = rest.get(HEADER..size as usize) else {
                 break;
             };
-            messages.push((
-                sequence,
-                Answer {
-                    kind,
-                    payload: payload.to_vec(),
-                },
-            ));
-            rest = rest
-                .get((size as usize).next_multiple_of(4)..)
-                .unwrap_or_default();
+            messages.push((sequence, Answer { kind, payload: payload.to_vec() }));
+            rest = rest.get((size as usize).next_multiple_of(4)..).unwrap_or_default();
         }
         Ok(messages)
     }

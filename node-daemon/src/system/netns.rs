@@ -16,9 +16,7 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// The cookie of the namespace at `path`.
 pub fn cookie(path: &Path) -> Result<u64, Error> {
-    at_path(path, || {
-        own_cookie().map_err(|error| Error::refused("read the namespace cookie", error))
-    })
+    at_path(path, || own_cookie().map_err(|error| Error::refused("read the namespace cookie", error)))
 }
 
 /// Runs `work` inside the namespace after checking its cookie on the same thread; another cookie is
@@ -62,24 +60,15 @@ fn on_thread<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<
             .name("netns".to_owned())
             .spawn_scoped(scope, work)
             .map_err(|error| Error::refused("start a thread", error))?;
-        let died = |_| {
-            Err(Error::refused(
-                "work in a network namespace",
-                io::Error::other("the thread died"),
-            ))
-        };
+        let died =
+            |_| Err(Error::refused("work in a network namespace", io::Error::other("the thread died")));
         thread.join().unwrap_or_else(died)
     })
 }
 
 /// The cookie of the calling thread's namespace.
 fn own_cookie() -> io::Result<u64> {
-    let fd: OwnedFd = socket(
-        AddressFamily::Unix,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let fd: OwnedFd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     let mut value = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     #[expect(unsafe_code, reason = "nix has no wrapper for SO_NETNS_COOKIE")]
@@ -93,9 +82,5 @@ fn own_cookie() -> io::Result<u64> {
             &raw mut length,
         )
     };
-    if result == 0 {
-        Ok(value)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }

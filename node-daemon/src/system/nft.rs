@@ -126,10 +126,7 @@ impl TableSpec {
     /// The name of the table of one injection: [`TABLE_PREFIX`] and the last letters and digits of its id.
     pub fn name_for(injection_id: &str) -> String {
         let alnum: String = injection_id.chars().filter(char::is_ascii_alphanumeric).collect();
-        let tail = alnum
-            .get(alnum.len().saturating_sub(24)..)
-            .unwrap_or_default()
-            .to_ascii_lowercase();
+        let tail = alnum.get(alnum.len().saturating_sub(24)..).unwrap_or_default().to_ascii_lowercase();
         format!("{TABLE_PREFIX}{tail}")
     }
 }

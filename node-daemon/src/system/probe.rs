@@ -56,44 +56,25 @@ pub struct Capability {
 impl NodeProbe {
     /// Whether the node has it.
     pub fn has(&self, name: &str) -> bool {
-        self.capabilities
-            .iter()
-            .any(|capability| capability.name == name && capability.present)
+        self.capabilities.iter().any(|capability| capability.name == name && capability.present)
     }
 }
 
 /// Tries everything. `runtime_socket` is the configured one, if any.
 pub fn run(roots: &Roots, runtime_socket: Option<&Path>) -> NodeProbe {
-    let read = |path: &str| {
-        fs::read_to_string(roots.proc.join(path))
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
-    };
+    let read = |path: &str| fs::read_to_string(roots.proc.join(path)).unwrap_or_default().trim().to_owned();
     let mut capabilities = match netns::private(|| Ok(network())) {
         Ok(found) => found,
         Err(error) => {
-            let missing = |name| Capability {
-                name,
-                present: false,
-                detail: spoken(&error),
-            };
+            let missing = |name| Capability { name, present: false, detail: spoken(&error) };
             vec![missing(NFT), missing(QUEUE), missing(NETEM), missing(PRIO)]
         }
     };
     capabilities.push(freezer(roots));
     capabilities.push(keeper(roots));
     capabilities.push(match cri::find_socket(runtime_socket, Path::new("/")) {
-        Ok(path) => Capability {
-            name: RUNTIME,
-            present: path.exists(),
-            detail: path.display().to_string(),
-        },
-        Err(error) => Capability {
-            name: RUNTIME,
-            present: false,
-            detail: error.to_string(),
-        },
+        Ok(path) => Capability { name: RUNTIME, present: path.exists(), detail: path.display().to_string() },
+        Err(error) => Capability { name: RUNTIME, present: false, detail: error.to_string() },
     });
     NodeProbe {
         kernel_release: read("sys/kernel/osrelease"),
@@ -109,13 +90,7 @@ fn network() -> Vec<Capability> {
         Ok(()) => Ok("nft queue".to_owned()),
         Err(native) => nft_trial(Verdict::Queue { number: 1 }, QueueBy::Xtables)
             .map(|()| "xtables target through nft_compat".to_owned())
-            .map_err(|compat| {
-                format!(
-                    "nft queue: {}; xtables target: {}",
-                    spoken(&native),
-                    spoken(&compat)
-                )
-            }),
+            .map_err(|compat| format!("nft queue: {}; xtables target: {}", spoken(&native), spoken(&compat))),
     };
     let spec = NetemSpec {
         device: "lo".to_owned(),
@@ -128,45 +103,23 @@ fn network() -> Vec<Capability> {
         Ok(by) => (true, by),
         Err(why) => (false, why),
     };
-    let queue = Capability {
-        name: QUEUE,
-        present,
-        detail,
-    };
+    let queue = Capability { name: QUEUE, present, detail };
     let timed = match timed {
-        Ok(()) => Capability {
-            name: NFT,
-            present: true,
-            detail: "inet tables, intervals, timeouts".to_owned(),
-        },
-        Err(error) => Capability {
-            name: NFT,
-            present: false,
-            detail: spoken(&error),
-        },
+        Ok(()) => {
+            Capability { name: NFT, present: true, detail: "inet tables, intervals, timeouts".to_owned() }
+        }
+        Err(error) => Capability { name: NFT, present: false, detail: spoken(&error) },
     };
-    vec![
-        timed,
-        queue,
-        qdisc(NETEM, &tc::netem_options(&spec)),
-        qdisc(PRIO, &tc::prio_options()),
-    ]
+    vec![timed, queue, qdisc(NETEM, &tc::netem_options(&spec)), qdisc(PRIO, &tc::prio_options())]
 }
 
 fn qdisc(kind: &'static str, options: &[u8]) -> Capability {
     let (present, detail) = match tc::knows(kind, options) {
         Ok(true) => (true, format!("sch_{kind} accepted")),
-        Ok(false) => (
-            false,
-            format!("sch_{kind} missing: the kernel does not know this qdisc"),
-        ),
+        Ok(false) => (false, format!("sch_{kind} missing: the kernel does not know this qdisc")),
         Err(error) => (false, format!("sch_{kind}: {error}")),
     };
-    Capability {
-        name: kind,
-        present,
-        detail,
-    }
+    Capability { name: kind, present, detail }
 }
 
 fn nft_trial(verdict: Verdict, queue_by: QueueBy) -> Result<(), Error> {
@@ -174,17 +127,11 @@ fn nft_trial(verdict: Verdict, queue_by: QueueBy) -> Result<(), Error> {
         hook: Hook::Output,
         peer: Side::Destination,
         port: Side::Destination,
-        peers: vec![Peer {
-            cidr: ipnet::IpNet::V4(ipnet::Ipv4Net::default()),
-            ports: vec![9],
-        }],
+        peers: vec![Peer { cidr: ipnet::IpNet::V4(ipnet::Ipv4Net::default()), ports: vec![9] }],
         verdict,
         spare_loopback: true,
     };
-    let spec = TableSpec {
-        name: TableSpec::name_for("probe"),
-        rules: vec![rule],
-    };
+    let spec = TableSpec { name: TableSpec::name_for("probe"), rules: vec![rule] };
     let ruleset = Ruleset::render(&spec)?;
     let refused = |error| Error::refused("install a trial table", error);
     nft::install(&spec.name, &ruleset, TRIAL.as_millis() as u64, queue_by).map_err(refused)
@@ -195,11 +142,7 @@ fn freezer(roots: &Roots) -> Capability {
         Ok(version) => (true, version.to_owned()),
         Err(error) => (false, spoken(&error)),
     };
-    Capability {
-        name: FREEZER,
-        present,
-        detail,
-    }
+    Capability { name: FREEZER, present, detail }
 }
 
 /// The name of the groups made for a trial.
@@ -216,11 +159,7 @@ fn keeper(roots: &Roots) -> Capability {
         Ok(tops) => (true, format!("{} hierarchies", tops.len())),
         Err(error) => (false, spoken(&error)),
     };
-    Capability {
-        name: KEEPER,
-        present,
-        detail,
-    }
+    Capability { name: KEEPER, present, detail }
 }
 
 fn spoken(error: &Error) -> String {

@@ -22,10 +22,7 @@ pub struct Roots {
 
 impl Default for Roots {
     fn default() -> Self {
-        Self {
-            proc: "/proc".into(),
-            cgroup: "/sys/fs/cgroup".into(),
-        }
+        Self { proc: "/proc".into(), cgroup: "/sys/fs/cgroup".into() }
     }
 }
 
@@ -71,22 +68,12 @@ pub struct Target {
 
 /// Reads who `pid` is now.
 pub fn identify(roots: &Roots, pid: i32) -> Result<Target, Error> {
-    let process = ProcessRef {
-        pid,
-        start_ticks: start_ticks(roots, pid)?,
-    };
+    let process = ProcessRef { pid, start_ticks: start_ticks(roots, pid)? };
     let path = roots.proc.join(pid.to_string()).join("ns/net");
-    let netns = NetnsRef {
-        cookie: netns::cookie(&path)?,
-        path,
-    };
+    let netns = NetnsRef { cookie: netns::cookie(&path)?, path };
     let cgroup = cgroup_of(roots, pid)?;
     check_process(roots, &process)?;
-    Ok(Target {
-        process,
-        netns,
-        cgroup,
-    })
+    Ok(Target { process, netns, cgroup })
 }
 
 /// Fails with [`Error::TargetGone`] unless that very process still runs (a zombie does not).
@@ -94,19 +81,13 @@ pub fn check_process(roots: &Roots, process: &ProcessRef) -> Result<(), Error> {
     if start_ticks(roots, process.pid)? == process.start_ticks {
         return Ok(());
     }
-    Err(Error::gone(format!(
-        "process {} (its number now names another)",
-        process.pid
-    )))
+    Err(Error::gone(format!("process {} (its number now names another)", process.pid)))
 }
 
 pub(crate) fn start_ticks(roots: &Roots, pid: i32) -> Result<u64, Error> {
     let text = read_proc(roots, pid, "stat")?;
     // The command may hold spaces and parentheses: fields are counted after its last parenthesis.
-    let mut fields = text
-        .rsplit_once(')')
-        .map_or("", |(_, rest)| rest)
-        .split_ascii_whitespace();
+    let mut fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
     let state = fields.next().unwrap_or_default();
     if matches!(state, "Z" | "X") {
         return Err(Error::gone(format!("process {pid} has exited")));
@@ -114,9 +95,7 @@ pub(crate) fn start_ticks(roots: &Roots, pid: i32) -> Result<u64, Error> {
     fields
         .nth(18)
         .and_then(|ticks| ticks.parse().ok())
-        .ok_or_else(|| Error::Invalid {
-            what: format!("no start time in stat of process {pid}"),
-        })
+        .ok_or_else(|| Error::Invalid { what: format!("no start time in stat of process {pid}") })
 }
 
 /// The cgroup directories of `pid`.
@@ -147,11 +126,7 @@ pub fn cgroup_of(roots: &Roots, pid: i32) -> Result<CgroupRef, Error> {
 fn mounts_of(roots: &Roots, controllers: &str) -> Vec<(String, PathBuf)> {
     if controllers.is_empty() {
         let nested = roots.cgroup.join("unified");
-        let mount = if nested.is_dir() {
-            nested
-        } else {
-            roots.cgroup.clone()
-        };
+        let mount = if nested.is_dir() { nested } else { roots.cgroup.clone() };
         return vec![("unified".to_owned(), mount)];
     }
     if let Some(name) = controllers.strip_prefix("name=") {
@@ -159,16 +134,9 @@ fn mounts_of(roots: &Roots, controllers: &str) -> Vec<(String, PathBuf)> {
     }
     let joint = roots.cgroup.join(controllers);
     let one = |name: &str| {
-        if joint.is_dir() {
-            joint.clone()
-        } else {
-            roots.cgroup.join(name)
-        }
+        if joint.is_dir() { joint.clone() } else { roots.cgroup.join(name) }
     };
-    controllers
-        .split(',')
-        .map(|name| (name.to_owned(), one(name)))
-        .collect()
+    controllers.split(',').map(|name| (name.to_owned(), one(name))).collect()
 }
 
 fn read_proc(roots: &Roots, pid: i32, file: &str) -> Result<String, Error> {

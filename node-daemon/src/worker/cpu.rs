@@ -26,10 +26,7 @@ pub(super) fn run(
     load_percent: u8,
     proc_root: &Path,
 ) -> anyhow::Result<()> {
-    let roots = Roots {
-        proc: proc_root.to_path_buf(),
-        ..Roots::default()
-    };
+    let roots = Roots { proc: proc_root.to_path_buf(), ..Roots::default() };
     check_process(&roots, init)?;
     // Where memory is short, this process goes first and the target stays.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
@@ -52,10 +49,7 @@ pub(super) fn run(
 
 fn watch(life: &Life, roots: &Roots, init: &ProcessRef, turns: &AtomicU64) -> anyhow::Result<()> {
     loop {
-        report(WorkerReport {
-            units: turns.load(Ordering::Relaxed),
-            held: 0,
-        });
+        report(WorkerReport { units: turns.load(Ordering::Relaxed), held: 0 });
         if life.wait(None, LOOK_EVERY_US)? == Woken::End || check_process(roots, init).is_err() {
             return Ok(());
         }

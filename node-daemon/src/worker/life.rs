@@ -63,13 +63,7 @@ impl Life {
         let mut line = String::new();
         io::stdin().lock().read_line(&mut line)?;
         let order: Order = serde_json::from_str(&line)?;
-        Ok((
-            Self {
-                deadline_ms: order.deadline_boottime_ms,
-                signals,
-            },
-            order,
-        ))
+        Ok((Self { deadline_ms: order.deadline_boottime_ms, signals }, order))
     }
 
     /// Waits for the other descriptor, at most `wait_us` microseconds.
@@ -95,11 +89,7 @@ impl Life {
         if fds.iter().take(2).any(woken) {
             return Ok(Woken::End);
         }
-        Ok(if fds.get(2).is_some_and(woken) {
-            Woken::Ready
-        } else {
-            Woken::Time
-        })
+        Ok(if fds.get(2).is_some_and(woken) { Woken::Ready } else { Woken::Time })
     }
 }
 
@@ -115,8 +105,5 @@ pub(super) fn say(said: &Said) {
 
 /// Says how far the work is.
 pub(super) fn report(report: WorkerReport) {
-    say(&Said {
-        report: Some(report),
-        error: None,
-    });
+    say(&Said { report: Some(report), error: None });
 }

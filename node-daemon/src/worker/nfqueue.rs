@@ -68,15 +68,10 @@ fn serve(life: &Life, held: &mut Held, delay: &Delay, path: &Path) -> io::Result
             if !is_here(path) {
                 return Ok(());
             }
-            report(WorkerReport {
-                units: held.taken,
-                held: held.packets.len() as u64,
-            });
+            report(WorkerReport { units: held.taken, held: held.packets.len() as u64 });
         }
-        let due_us = held
-            .packets
-            .front()
-            .map_or(REPORT_EVERY_US, |(due_us, _)| due_us.saturating_sub(now_us));
+        let due_us =
+            held.packets.front().map_or(REPORT_EVERY_US, |(due_us, _)| due_us.saturating_sub(now_us));
         match life.wait(Some(held.socket.as_fd()), due_us.min(REPORT_EVERY_US))? {
             Woken::End => return Ok(()),
             Woken::Ready => held.take(&mut jitter)?,
@@ -123,12 +118,7 @@ impl Held {
             body.put_be32(5, FAIL_OPEN | KEEP_WHOLE);
         });
         socket.exchange(&buffer, sequence, sequence)?;
-        Ok(Self {
-            socket,
-            queue,
-            packets: VecDeque::new(),
-            taken: 0,
-        })
+        Ok(Self { socket, queue, packets: VecDeque::new(), taken: 0 })
     }
 
     /// Takes every packet that is waiting.
@@ -210,12 +200,7 @@ mod tests {
 
     #[test]
     fn deviations_stay_within_the_jitter_and_repeat_with_the_seed() {
-        let delay = Delay {
-            latency_us: 10_000,
-            jitter_us: 2_000,
-            correlation_percent: 25,
-            seed: 7,
-        };
+        let delay = Delay { latency_us: 10_000, jitter_us: 2_000, correlation_percent: 25, seed: 7 };
         let sample = |delay: &Delay| -> Vec<u64> {
             let mut jitter = Jitter::new(delay);
             (0..1000).map(|_| jitter.next_us()).collect()
@@ -224,35 +209,20 @@ mod tests {
         assert!(first.iter().all(|us| (8_000..=12_000).contains(us)));
         assert!(first.iter().any(|us| *us < 9_500) && first.iter().any(|us| *us > 10_500));
         assert_eq!(first, sample(&delay));
-        assert_ne!(
-            first,
-            sample(&Delay {
-                seed: 8,
-                ..delay.clone()
-            })
-        );
+        assert_ne!(first, sample(&Delay { seed: 8, ..delay.clone() }));
     }
 
     #[test]
     fn full_correlation_keeps_the_first_deviation() {
-        let delay = Delay {
-            latency_us: 5_000,
-            jitter_us: 1_000,
-            correlation_percent: 100,
-            seed: 1,
-        };
+        let delay = Delay { latency_us: 5_000, jitter_us: 1_000, correlation_percent: 100, seed: 1 };
         let mut jitter = Jitter::new(&delay);
         assert!((0..10).all(|_| jitter.next_us() == 5_000));
     }
 
     #[test]
     fn a_jitter_above_the_latency_never_goes_below_zero() {
-        let mut jitter = Jitter::new(&Delay {
-            latency_us: 0,
-            jitter_us: 500,
-            correlation_percent: 0,
-            seed: 3,
-        });
+        let mut jitter =
+            Jitter::new(&Delay { latency_us: 0, jitter_us: 500, correlation_percent: 0, seed: 3 });
         assert!((0..1000).all(|_| jitter.next_us() <= 500));
     }
 }

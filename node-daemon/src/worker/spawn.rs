@@ -54,19 +54,14 @@ impl Drop for Running {
 
 impl Children {
     pub(crate) fn new(roots: Roots) -> Self {
-        Self {
-            roots,
-            running: Mutex::default(),
-        }
+        Self { roots, running: Mutex::default() }
     }
 
     /// Starts a worker in place of any of that id, and waits for its first words.
     pub(crate) fn start(&self, spec: &WorkerSpec, deadline_boottime_ms: u64) -> Result<ProcessRef, Error> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if spec.id.is_empty() || spec.id.len() > ID_BYTES_MAX || !spec.id.chars().all(fits) {
-            return Err(Error::Invalid {
-                what: format!("worker id {:?}", spec.id),
-            });
+            return Err(Error::Invalid { what: format!("worker id {:?}", spec.id) });
         }
         self.stop(&spec.id)?;
         let failed =
@@ -78,17 +73,9 @@ impl Children {
         let process = start_ticks(&self.roots, pid).map(|start_ticks| ProcessRef { pid, start_ticks });
         let gone = ProcessRef { pid, start_ticks: 0 };
         let process = process.unwrap_or(gone);
-        let mut running = Running {
-            child,
-            process: process.clone(),
-            pipe,
-            latest,
-        };
+        let mut running = Running { child, process: process.clone(), pipe, latest };
 
-        let order = Order {
-            spec: spec.clone(),
-            deadline_boottime_ms,
-        };
+        let order = Order { spec: spec.clone(), deadline_boottime_ms };
         let mut line = serde_json::to_vec(&order).map_err(|error| failed(error.into()))?;
         line.push(b'\n');
         if let Some(pipe) = &mut running.pipe {
@@ -103,10 +90,7 @@ impl Children {
             }
             Err(RecvTimeoutError::Timeout) => {
                 let after_ms = READY_WITHIN.as_millis() as u64;
-                return Err(Error::TimedOut {
-                    what: format!("start of worker {}", spec.id),
-                    after_ms,
-                });
+                return Err(Error::TimedOut { what: format!("start of worker {}", spec.id), after_ms });
             }
         }
         self.running().insert(spec.id.clone(), running);
@@ -118,24 +102,14 @@ impl Children {
         let mut workers = self.running();
         if let Some(running) = workers.get_mut(id) {
             if matches!(running.child.try_wait(), Ok(None)) {
-                let report = running
-                    .latest
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone();
-                return Ok(Some(WorkerState {
-                    process: running.process.clone(),
-                    report: Some(report),
-                }));
+                let report = running.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                return Ok(Some(WorkerState { process: running.process.clone(), report: Some(report) }));
             }
             workers.remove(id);
         }
         drop(workers);
         let found = self.find(id)?.into_iter().next();
-        Ok(found.map(|process| WorkerState {
-            process,
-            report: None,
-        }))
+        Ok(found.map(|process| WorkerState { process, report: None }))
     }
 
     /// Ends every worker of that id.
@@ -147,20 +121,13 @@ impl Children {
             for process in &processes {
                 end(&self.roots, process, signal)?;
             }
-            let gone = || {
-                processes
-                    .iter()
-                    .all(|process| check_process(&self.roots, process).is_err())
-            };
+            let gone = || processes.iter().all(|process| check_process(&self.roots, process).is_err());
             if within(END_WITHIN, gone) {
                 return Ok(());
             }
         }
         let after_ms = END_WITHIN.as_millis() as u64;
-        Err(Error::TimedOut {
-            what: format!("end of worker {id}"),
-            after_ms,
-        })
+        Err(Error::TimedOut { what: format!("end of worker {id}"), after_ms })
     }
 
     /// Every process whose command line ends in `<kind> --id <id>` of a worker.
@@ -171,21 +138,13 @@ impl Children {
         let found = pids.filter(|pid| {
             let line =
                 std::fs::read(self.roots.proc.join(pid.to_string()).join("cmdline")).unwrap_or_default();
-            let words: Vec<&[u8]> = line
-                .strip_suffix(b"\0")
-                .unwrap_or(&line)
-                .split(|byte| *byte == 0)
-                .collect();
+            let words: Vec<&[u8]> =
+                line.strip_suffix(b"\0").unwrap_or(&line).split(|byte| *byte == 0).collect();
             matches!(words.as_slice(), [_, b"worker", _, b"--id", own] if *own == id.as_bytes())
         });
         // A process that ended meanwhile is none.
         Ok(found
-            .filter_map(|pid| {
-                Some(ProcessRef {
-                    pid,
-                    start_ticks: start_ticks(&self.roots, pid).ok()?,
-                })
-            })
+            .filter_map(|pid| Some(ProcessRef { pid, start_ticks: start_ticks(&self.roots, pid).ok()? }))
             .collect())
     }
 
@@ -197,9 +156,7 @@ impl Children {
 fn command(spec: &WorkerSpec) -> Command {
     // Not `current_exe`: that path may name nothing in this mount namespace, the link always works.
     let mut command = Command::new("/proc/self/exe");
-    command
-        .arg0("faultline")
-        .args(["worker", spec.work.kind(), "--id", &spec.id]);
+    command.arg0("faultline").args(["worker", spec.work.kind(), "--id", &spec.id]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     command
 }
@@ -219,23 +176,18 @@ fn listen(output: Option<ChildStdout>, latest: &Arc<Mutex<WorkerReport>>) -> std
     let (sender, receiver): (SyncSender<Said>, _) = sync_channel(1);
     let latest = Arc::clone(latest);
     let Some(output) = output else { return Ok(receiver) };
-    std::thread::Builder::new()
-        .name("worker-words".to_owned())
-        .spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let Ok(said) = serde_json::from_str::<Said>(&line) else {
-                    continue;
-                };
-                if let Some(report) = &said.report {
-                    latest
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .clone_from(report);
-                }
-                // Full or closed: only the first words are waited for.
-                let _ = sender.try_send(said);
+    std::thread::Builder::new().name("worker-words".to_owned()).spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            let Ok(said) = serde_json::from_str::<Said>(&line) else {
+                continue;
+            };
+            if let Some(report) = &said.report {
+                latest.lock().unwrap_or_else(PoisonError::into_inner).clone_from(report);
             }
-        })?;
+            // Full or closed: only the first words are waited for.
+            let _ = sender.try_send(said);
+        }
+    })?;
     Ok(receiver)
 }
 

@@ -28,23 +28,14 @@ pub(crate) struct Victim {
 impl Victim {
     pub(crate) fn new(system: &dyn System) -> Self {
         let mut command = Command::new("unshare");
-        command
-            .args(["--net", "cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
+        command.args(["--net", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let pid = child.id() as i32;
         let group = format!("fltest-{pid}");
         cgroup::own(&Roots::default(), &group, pid).unwrap();
         let process = Some(Ended(child));
-        let mut victim = Self {
-            target: system.identify(pid).unwrap(),
-            group,
-            process,
-            input,
-            output,
-        };
+        let mut victim = Self { target: system.identify(pid).unwrap(), group, process, input, output };
         // Its answer means that it has left our namespace.
         assert!(victim.answers(Duration::from_secs(5)));
         victim.target = system.identify(pid).unwrap();
@@ -103,10 +94,7 @@ impl Ground for KernelGround {
 
     fn lose(&self, target: &Target) {
         let mut victims = self.victims.lock().unwrap();
-        victims
-            .iter_mut()
-            .filter(|victim| victim.target == *target)
-            .for_each(Victim::lose);
+        victims.iter_mut().filter(|victim| victim.target == *target).for_each(Victim::lose);
         victims.retain(|victim| victim.target != *target);
     }
 
@@ -118,10 +106,7 @@ impl Ground for KernelGround {
 
 pub(crate) fn keeps_the_contract() {
     let system = KernelSystem::new(Roots::default());
-    rules::check(&KernelGround {
-        system,
-        victims: std::sync::Mutex::default(),
-    });
+    rules::check(&KernelGround { system, victims: std::sync::Mutex::default() });
 }
 
 /// Netem that only packets of a timed set get to, as a delay fault orders it.
@@ -135,15 +120,9 @@ pub(crate) fn netem_delays_or_is_refused_without_a_trace() {
         correlation_percent: 25,
         limit_packets: 1000,
     };
-    let tree = Step::NetemTree {
-        netns: lab.far(),
-        netem: netem.clone(),
-    };
+    let tree = Step::NetemTree { netns: lab.far(), netem: netem.clone() };
     let now_ms = system.boottime_ms();
-    let window = Window {
-        now_ms,
-        deadline_ms: now_ms + 4000,
-    };
+    let window = Window { now_ms, deadline_ms: now_ms + 4000 };
     let applied = apply(&system, &tree, window);
     let known = probe::run(&Roots::default(), None);
     if known.has(probe::NETEM) && known.has(probe::PRIO) {
@@ -156,72 +135,38 @@ pub(crate) fn netem_delays_or_is_refused_without_a_trace() {
     assert_eq!(read_back(&system, &tree).unwrap(), Observation::Absent);
 
     // A root qdisc that somebody set up is neither replaced nor deleted.
-    assert!(
-        lab.in_far("tc qdisc add dev eth0 root handle 1: htb")
-            .status()
-            .unwrap()
-            .success()
-    );
-    assert!(matches!(
-        system.install_netem(&lab.far(), &netem),
-        Err(Error::Foreign { .. })
-    ));
+    assert!(lab.in_far("tc qdisc add dev eth0 root handle 1: htb").status().unwrap().success());
+    assert!(matches!(system.install_netem(&lab.far(), &netem), Err(Error::Foreign { .. })));
     system.remove_netem(&lab.far(), "eth0").unwrap();
     let shown = lab.in_far("tc qdisc show dev eth0").output().unwrap();
     assert!(String::from_utf8_lossy(&shown.stdout).contains("htb 1: root"));
 }
 
 fn netem_works(lab: &Lab, system: &KernelSystem, tree: &Step, window: Window) {
-    assert_eq!(
-        read_back(system, tree).unwrap(),
-        Observation::Intended(Effect::NoTraffic)
-    );
+    assert_eq!(read_back(system, tree).unwrap(), Observation::Intended(Effect::NoTraffic));
     let before = lab.rtt("10.77.0.2").unwrap();
-    let peers = vec![Peer {
-        cidr: "10.0.0.0/8".parse().unwrap(),
-        ports: vec![],
-    }];
+    let peers = vec![Peer { cidr: "10.0.0.0/8".parse().unwrap(), ports: vec![] }];
     let rule = RuleSpec {
         hook: Hook::Postrouting,
         peer: Side::Destination,
         port: Side::Destination,
         peers,
-        verdict: Verdict::Priority {
-            class: NetemSpec::class(),
-        },
+        verdict: Verdict::Priority { class: NetemSpec::class() },
         spare_loopback: true,
     };
-    let table = TableSpec {
-        name: TableSpec::name_for("netem"),
-        rules: vec![rule],
-    };
-    let classify = Step::NftTable {
-        netns: lab.far(),
-        table,
-    };
+    let table = TableSpec { name: TableSpec::name_for("netem"), rules: vec![rule] };
+    let classify = Step::NftTable { netns: lab.far(), table };
     apply(system, &classify, window).unwrap();
-    assert_eq!(
-        read_back(system, &classify).unwrap(),
-        Observation::Intended(Effect::NoTraffic)
-    );
+    assert_eq!(read_back(system, &classify).unwrap(), Observation::Intended(Effect::NoTraffic));
     let during = lab.rtt("10.77.0.2").unwrap();
     let other = lab.rtt("fd77::2").unwrap();
-    assert_eq!(
-        read_back(system, tree).unwrap(),
-        Observation::Intended(Effect::Seen)
-    );
+    assert_eq!(read_back(system, tree).unwrap(), Observation::Intended(Effect::Seen));
     println!("netem round trip: before {before:?}, during {during:?} (another peer {other:?})");
     assert!(during >= Duration::from_millis(190) && during < Duration::from_millis(400));
     assert!(before < Duration::from_millis(100) && other < Duration::from_millis(100));
-    let undelayed = || {
-        lab.rtt("10.77.0.2")
-            .is_some_and(|rtt| rtt < Duration::from_millis(100))
-    };
+    let undelayed = || lab.rtt("10.77.0.2").is_some_and(|rtt| rtt < Duration::from_millis(100));
     eventually("the set ends and with it the delay", undelayed);
-    assert!(
-        system.boottime_ms() + 50 >= window.deadline_ms,
-        "not before its time"
-    );
+    assert!(system.boottime_ms() + 50 >= window.deadline_ms, "not before its time");
     assert_eq!(undo(system, &classify), Undone::Clean);
 }
 
@@ -232,21 +177,12 @@ pub(crate) fn a_frozen_process_stops_and_goes_on() {
     system.freeze(&target.process, &target.cgroup).unwrap();
     assert!(!victim.answers(Duration::from_millis(300)));
     system.thaw(&target.cgroup).unwrap();
-    assert!(
-        victim.echoed(Duration::from_secs(5)),
-        "what was sent meanwhile is answered"
-    );
+    assert!(victim.echoed(Duration::from_secs(5)), "what was sent meanwhile is answered");
 
     let mut other = target.process.clone();
     other.start_ticks += 1;
-    assert!(matches!(
-        system.freeze(&other, &target.cgroup),
-        Err(Error::TargetGone { .. })
-    ));
-    assert!(matches!(
-        system.freeze(&target.process, &rules::nowhere()),
-        Err(Error::TargetGone { .. })
-    ));
+    assert!(matches!(system.freeze(&other, &target.cgroup), Err(Error::TargetGone { .. })));
+    assert!(matches!(system.freeze(&target.process, &rules::nowhere()), Err(Error::TargetGone { .. })));
     system.thaw(&rules::nowhere()).unwrap();
     assert!(victim.answers(Duration::from_secs(5)));
 }
@@ -258,36 +194,19 @@ pub(crate) fn an_own_group_is_outside_of_every_other() {
     let pid = process.0.id() as i32;
     cgroup::own(&roots, &name, pid).unwrap();
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    assert!(
-        text.lines().all(|line| line.ends_with(&format!(":/{name}"))),
-        "{text}"
-    );
+    assert!(text.lines().all(|line| line.ends_with(&format!(":/{name}"))), "{text}");
     let tops = cgroup::hierarchies(&roots).unwrap().len();
     assert_eq!(text.lines().count(), tops);
-    assert_eq!(
-        cgroup::disown(&roots, &name).unwrap().len(),
-        tops,
-        "not removed while it is in use"
-    );
+    assert_eq!(cgroup::disown(&roots, &name).unwrap().len(), tops, "not removed while it is in use");
     drop(process);
-    eventually("an empty group is removed", || {
-        cgroup::disown(&roots, &name).unwrap().is_empty()
-    });
-    assert!(
-        cgroup::hierarchies(&roots)
-            .unwrap()
-            .iter()
-            .all(|top| !top.join(&name).exists())
-    );
+    eventually("an empty group is removed", || cgroup::disown(&roots, &name).unwrap().is_empty());
+    assert!(cgroup::hierarchies(&roots).unwrap().iter().all(|top| !top.join(&name).exists()));
 }
 
 pub(crate) fn a_probe_leaves_nothing_behind() {
     let found = probe::run(&Roots::default(), None);
     for capability in &found.capabilities {
-        println!(
-            "{}: {} ({})",
-            capability.name, capability.present, capability.detail
-        );
+        println!("{}: {} ({})", capability.name, capability.present, capability.detail);
     }
     assert!(
         found.has(probe::NFT)
@@ -297,16 +216,11 @@ pub(crate) fn a_probe_leaves_nothing_behind() {
     );
     assert!(!found.kernel_release.is_empty() && found.boot_id.len() == 36);
     let here = std::path::Path::new("/proc/self/ns/net");
-    let own = node_daemon::system::target::NetnsRef {
-        path: here.into(),
-        cookie: netns::cookie(here).unwrap(),
-    };
+    let own =
+        node_daemon::system::target::NetnsRef { path: here.into(), cookie: netns::cookie(here).unwrap() };
     let system = KernelSystem::new(Roots::default());
     assert_eq!(system.list_tables(&own).unwrap(), Vec::<String>::new());
     for top in cgroup::hierarchies(&Roots::default()).unwrap() {
-        assert!(
-            !top.join(format!("faultline.probe.{}", std::process::id()))
-                .exists()
-        );
+        assert!(!top.join(format!("faultline.probe.{}", std::process::id())).exists());
     }
 }

@@ -62,39 +62,19 @@ pub(crate) fn check(ground: &dyn Ground) {
 fn steps(target: &Target) -> Vec<Step> {
     let netns = target.netns.clone();
     let table = table();
-    let delay = Delay {
-        latency_us: 1000,
-        jitter_us: 0,
-        correlation_percent: 0,
-        seed: 1,
-    };
-    let work = Work::Nfqueue {
-        netns: netns.clone(),
-        table: table.name.clone(),
-        queue: 3,
-        delay,
-        max_packets: 100,
-    };
+    let delay = Delay { latency_us: 1000, jitter_us: 0, correlation_percent: 0, seed: 1 };
+    let work =
+        Work::Nfqueue { netns: netns.clone(), table: table.name.clone(), queue: 3, delay, max_packets: 100 };
     vec![
         Step::NftTable { netns, table },
-        Step::FreezeCgroup {
-            init: target.process.clone(),
-            cgroup: target.cgroup.clone(),
-        },
-        Step::Worker {
-            worker: WorkerSpec {
-                id: format!("contract-{}", target.process.pid),
-                work,
-            },
-        },
+        Step::FreezeCgroup { init: target.process.clone(), cgroup: target.cgroup.clone() },
+        Step::Worker { worker: WorkerSpec { id: format!("contract-{}", target.process.pid), work } },
     ]
 }
 
 fn table() -> TableSpec {
-    let peers = ["10.0.0.0/8", "10.1.0.0/16", "fd00::/8"].map(|cidr| Peer {
-        cidr: cidr.parse().unwrap(),
-        ports: vec![],
-    });
+    let peers = ["10.0.0.0/8", "10.1.0.0/16", "fd00::/8"]
+        .map(|cidr| Peer { cidr: cidr.parse().unwrap(), ports: vec![] });
     let rule = RuleSpec {
         hook: Hook::Output,
         peer: Side::Destination,
@@ -103,18 +83,12 @@ fn table() -> TableSpec {
         verdict: Verdict::Drop,
         spare_loopback: true,
     };
-    TableSpec {
-        name: TableSpec::name_for("contract"),
-        rules: vec![rule],
-    }
+    TableSpec { name: TableSpec::name_for("contract"), rules: vec![rule] }
 }
 
 fn window(system: &dyn System, left_ms: u64) -> Window {
     let now_ms = system.boottime_ms();
-    Window {
-        now_ms,
-        deadline_ms: now_ms + left_ms,
-    }
+    Window { now_ms, deadline_ms: now_ms + left_ms }
 }
 
 fn comes_and_goes(system: &dyn System, step: &Step) {
@@ -122,10 +96,7 @@ fn comes_and_goes(system: &dyn System, step: &Step) {
     for _ in 0..2 {
         apply(system, step, window(system, 60_000)).unwrap();
         let seen = read_back(system, step).unwrap();
-        assert!(
-            matches!(seen, Observation::Intended(effect) if effect != Effect::Seen),
-            "{seen:?}"
-        );
+        assert!(matches!(seen, Observation::Intended(effect) if effect != Effect::Seen), "{seen:?}");
     }
     for _ in 0..2 {
         assert_eq!(undo(system, step), Undone::Clean);
@@ -136,18 +107,12 @@ fn comes_and_goes(system: &dyn System, step: &Step) {
 }
 
 fn refuses_a_past_deadline(system: &dyn System, step: &Step) {
-    assert!(matches!(
-        apply(system, step, window(system, 0)),
-        Err(Error::Invalid { .. })
-    ));
+    assert!(matches!(apply(system, step, window(system, 0)), Err(Error::Invalid { .. })));
     assert_eq!(read_back(system, step).unwrap(), Observation::Absent);
 }
 
 fn ends_by_itself(ground: &dyn Ground, netns: &NetnsRef) {
-    let step = Step::NftTable {
-        netns: netns.clone(),
-        table: table(),
-    };
+    let step = Step::NftTable { netns: netns.clone(), table: table() };
     apply(ground.system(), &step, window(ground.system(), 300)).unwrap();
     ground.pass(Duration::from_millis(400));
     let seen = read_back(ground.system(), &step).unwrap();
@@ -156,18 +121,9 @@ fn ends_by_itself(ground: &dyn Ground, netns: &NetnsRef) {
 }
 
 fn knows_another_namespace(system: &dyn System, netns: &NetnsRef) {
-    let other = NetnsRef {
-        cookie: netns.cookie + 1,
-        ..netns.clone()
-    };
-    let step = Step::NftTable {
-        netns: other,
-        table: table(),
-    };
-    assert!(matches!(
-        apply(system, &step, window(system, 1000)),
-        Err(Error::TargetGone { .. })
-    ));
+    let other = NetnsRef { cookie: netns.cookie + 1, ..netns.clone() };
+    let step = Step::NftTable { netns: other, table: table() };
+    assert!(matches!(apply(system, &step, window(system, 1000)), Err(Error::TargetGone { .. })));
     assert_eq!(read_back(system, &step).unwrap(), Observation::TargetGone);
     assert_eq!(undo(system, &step), Undone::Clean);
 }
@@ -176,10 +132,7 @@ fn a_lost_target_is_clean(system: &dyn System, step: &Step) {
     assert_eq!(undo(system, step), Undone::Clean);
     // A worker is a process of its own and is not lost with its target.
     if !matches!(step, Step::Worker { .. }) {
-        assert!(matches!(
-            apply(system, step, window(system, 1000)),
-            Err(Error::TargetGone { .. })
-        ));
+        assert!(matches!(apply(system, step, window(system, 1000)), Err(Error::TargetGone { .. })));
         assert_eq!(read_back(system, step).unwrap(), Observation::TargetGone);
     }
 }
@@ -187,7 +140,5 @@ fn a_lost_target_is_clean(system: &dyn System, step: &Step) {
 /// A group that does not exist.
 pub(crate) fn nowhere() -> CgroupRef {
     let path = PathBuf::from("/sys/fs/cgroup/freezer/fltest-nowhere");
-    CgroupRef {
-        directories: [("freezer".to_owned(), path)].into(),
-    }
+    CgroupRef { directories: [("freezer".to_owned(), path)].into() }
 }

@@ -24,28 +24,16 @@ const DELAYED_AT_MOST: Duration = Duration::from_millis(900);
 
 /// Worker first, then the rule that feeds it: the order of a delay fault.
 fn delay_steps(netns: &NetnsRef, id: &str) -> [Step; 2] {
-    let delay = Delay {
-        latency_us: LATENCY.as_micros() as u64,
-        jitter_us: 0,
-        correlation_percent: 0,
-        seed: 1,
-    };
+    let delay =
+        Delay { latency_us: LATENCY.as_micros() as u64, jitter_us: 0, correlation_percent: 0, seed: 1 };
     delay_steps_of(netns, id, delay)
 }
 
 fn delay_steps_of(netns: &NetnsRef, id: &str, delay: Delay) -> [Step; 2] {
     let name = TableSpec::name_for(id);
-    let work = Work::Nfqueue {
-        netns: netns.clone(),
-        table: name.clone(),
-        queue: 11,
-        delay,
-        max_packets: 1000,
-    };
-    let everything = ["0.0.0.0/0", "::/0"].map(|cidr| Peer {
-        cidr: cidr.parse().unwrap(),
-        ports: vec![],
-    });
+    let work =
+        Work::Nfqueue { netns: netns.clone(), table: name.clone(), queue: 11, delay, max_packets: 1000 };
+    let everything = ["0.0.0.0/0", "::/0"].map(|cidr| Peer { cidr: cidr.parse().unwrap(), ports: vec![] });
     let rule = RuleSpec {
         hook: Hook::Postrouting,
         peer: Side::Destination,
@@ -54,35 +42,15 @@ fn delay_steps_of(netns: &NetnsRef, id: &str, delay: Delay) -> [Step; 2] {
         verdict: Verdict::Queue { number: 11 },
         spare_loopback: true,
     };
-    let worker = WorkerSpec {
-        id: id.to_owned(),
-        work,
-    };
-    let table = TableSpec {
-        name,
-        rules: vec![rule],
-    };
-    [
-        Step::Worker { worker },
-        Step::NftTable {
-            netns: netns.clone(),
-            table,
-        },
-    ]
+    let worker = WorkerSpec { id: id.to_owned(), work };
+    let table = TableSpec { name, rules: vec![rule] };
+    [Step::Worker { worker }, Step::NftTable { netns: netns.clone(), table }]
 }
 
 fn start(system: &KernelSystem, steps: &[Step], left_ms: u64) {
     let now_ms = system.boottime_ms();
     for step in steps {
-        apply(
-            system,
-            step,
-            Window {
-                now_ms,
-                deadline_ms: now_ms + left_ms,
-            },
-        )
-        .unwrap();
+        apply(system, step, Window { now_ms, deadline_ms: now_ms + left_ms }).unwrap();
     }
 }
 
@@ -128,33 +96,16 @@ pub(crate) fn a_delayed_stream_arrives_whole() {
     let system = KernelSystem::new(Roots::default());
     let sent: Vec<u8> = (0..4_000_000u32).map(|number| (number / 3) as u8).collect();
     for (netns, hook) in [(lab.far(), Hook::Postrouting), (lab.near(), Hook::Input)] {
-        let delay = Delay {
-            latency_us: 5000,
-            jitter_us: 2000,
-            correlation_percent: 25,
-            seed: 9,
-        };
+        let delay = Delay { latency_us: 5000, jitter_us: 2000, correlation_percent: 25, seed: 9 };
         let mut steps = delay_steps_of(&netns, "stream", delay);
         if let Step::NftTable { table, .. } = &mut steps[1] {
-            let peer = if hook == Hook::Input {
-                Side::Source
-            } else {
-                Side::Destination
-            };
-            table.rules[0] = RuleSpec {
-                hook,
-                peer,
-                ..table.rules[0].clone()
-            };
+            let peer = if hook == Hook::Input { Side::Source } else { Side::Destination };
+            table.rules[0] = RuleSpec { hook, peer, ..table.rules[0].clone() };
         }
         start(&system, &steps, 60_000);
         let started = Instant::now();
         let received = lab.stream(&sent);
-        println!(
-            "{} bytes in {:?} under a delay of 5 ms at {hook:?}",
-            sent.len(),
-            started.elapsed()
-        );
+        println!("{} bytes in {:?} under a delay of 5 ms at {hook:?}", sent.len(), started.elapsed());
         assert!(received == sent, "{} bytes of {}", received.len(), sent.len());
         for step in steps.iter().rev() {
             assert_eq!(undo(&system, step), Undone::Clean);
@@ -167,15 +118,10 @@ pub(crate) fn a_worker_ends_with_its_namespace() {
     let mut victim = Victim::new(&system);
     let steps = delay_steps(&victim.target.netns, "namespace");
     start(&system, &steps, 60_000);
-    assert!(matches!(
-        read_back(&system, &steps[0]).unwrap(),
-        Observation::Intended(_)
-    ));
+    assert!(matches!(read_back(&system, &steps[0]).unwrap(), Observation::Intended(_)));
     victim.lose();
     assert_eq!(read_back(&system, &steps[1]).unwrap(), Observation::TargetGone);
-    eventually("the worker ends", || {
-        read_back(&system, &steps[0]).unwrap() == Observation::Absent
-    });
+    eventually("the worker ends", || read_back(&system, &steps[0]).unwrap() == Observation::Absent);
 }
 
 pub(crate) fn a_killed_worker_lets_traffic_flow() {
@@ -186,9 +132,7 @@ pub(crate) fn a_killed_worker_lets_traffic_flow() {
     assert!(is_delayed(&lab));
     kill(worker_pid(&system, "killed"), Signal::SIGKILL).unwrap();
     eventually("traffic flows again", || is_undelayed(&lab));
-    eventually("the death is seen", || {
-        read_back(&system, &steps[0]).unwrap() == Observation::Absent
-    });
+    eventually("the death is seen", || read_back(&system, &steps[0]).unwrap() == Observation::Absent);
     for step in steps.iter().rev() {
         assert_eq!(undo(&system, step), Undone::Clean);
     }
@@ -201,23 +145,16 @@ pub(crate) fn a_worker_ends_at_its_deadline() {
     let started = Instant::now();
     start(&system, &steps, 1500);
     assert!(is_delayed(&lab));
-    eventually("the worker ends", || {
-        read_back(&system, &steps[0]).unwrap() == Observation::Absent
-    });
+    eventually("the worker ends", || read_back(&system, &steps[0]).unwrap() == Observation::Absent);
     assert!(started.elapsed() > Duration::from_millis(1400));
     assert!(is_undelayed(&lab));
-    eventually("it took its table away", || {
-        read_back(&system, &steps[1]).unwrap() == Observation::Absent
-    });
+    eventually("it took its table away", || read_back(&system, &steps[1]).unwrap() == Observation::Absent);
 }
 
 /// A process that starts a delay and then waits to be killed: `daemon <netns path> <cookie>`.
 pub(crate) fn daemon() -> ! {
     let words: Vec<String> = std::env::args().collect();
-    let netns = NetnsRef {
-        path: words[2].clone().into(),
-        cookie: words[3].parse().unwrap(),
-    };
+    let netns = NetnsRef { path: words[2].clone().into(), cookie: words[3].parse().unwrap() };
     let system = KernelSystem::new(Roots::default());
     start(&system, &delay_steps(&netns, "orphan"), 60_000);
     println!("started");
@@ -228,15 +165,10 @@ pub(crate) fn daemon() -> ! {
 
 fn start_daemon(lab: &Lab) -> Ended {
     let mut command = Command::new("/proc/self/exe");
-    command
-        .arg("daemon")
-        .arg(lab.far().path)
-        .arg(lab.far().cookie.to_string());
+    command.arg("daemon").arg(lab.far().path).arg(lab.far().cookie.to_string());
     let mut daemon = Ended(command.stdout(Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
-    BufReader::new(daemon.0.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(daemon.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "started\n");
     daemon
 }
@@ -249,9 +181,7 @@ pub(crate) fn a_worker_of_a_dead_daemon_undoes_itself() {
     assert!(is_delayed(&lab));
     drop(daemon);
     for step in &steps {
-        eventually("nothing is left", || {
-            read_back(&system, step).unwrap() == Observation::Absent
-        });
+        eventually("nothing is left", || read_back(&system, step).unwrap() == Observation::Absent);
     }
     assert!(is_undelayed(&lab));
 }
@@ -261,10 +191,7 @@ pub(crate) fn a_stray_worker_is_found_and_ended() {
     let system = KernelSystem::new(Roots::default());
     let steps = delay_steps(&lab.far(), "orphan");
     let daemon = start_daemon(&lab);
-    assert_eq!(
-        read_back(&system, &steps[0]).unwrap(),
-        Observation::Intended(Effect::NotCounted)
-    );
+    assert_eq!(read_back(&system, &steps[0]).unwrap(), Observation::Intended(Effect::NotCounted));
     // A worker that does not answer to a request is killed.
     kill(worker_pid(&system, "orphan"), Signal::SIGSTOP).unwrap();
     assert_eq!(undo(&system, &steps[1]), Undone::Clean);
@@ -280,15 +207,7 @@ pub(crate) fn a_worker_that_cannot_says_why() {
     netns.cookie += 1;
     let [step, _] = delay_steps(&netns, "wrong-place");
     let now_ms = system.boottime_ms();
-    let error = apply(
-        &system,
-        &step,
-        Window {
-            now_ms,
-            deadline_ms: now_ms + 5000,
-        },
-    )
-    .unwrap_err();
+    let error = apply(&system, &step, Window { now_ms, deadline_ms: now_ms + 5000 }).unwrap_err();
     let why = std::error::Error::source(&error).unwrap().to_string();
     assert!(why.contains("target gone"), "{why}");
     assert_eq!(read_back(&system, &step).unwrap(), Observation::Absent);
@@ -306,23 +225,14 @@ pub(crate) fn stress_burns_the_targets_time_and_ends_with_it() {
         load_percent: 60,
         proc_root: "/proc".into(),
     };
-    let step = Step::Worker {
-        worker: WorkerSpec {
-            id: "stress".to_owned(),
-            work,
-        },
-    };
+    let step = Step::Worker { worker: WorkerSpec { id: "stress".to_owned(), work } };
     let before = usage();
     start(&system, std::slice::from_ref(&step), 60_000);
-    eventually("the target's group uses time", || {
-        usage() > before + Duration::from_millis(500)
-    });
+    eventually("the target's group uses time", || usage() > before + Duration::from_millis(500));
     let counted = || read_back(&system, &step).unwrap() == Observation::Intended(Effect::Seen);
     eventually("the effect is counted", counted);
     // The groups can only be removed once the worker has left them.
     victim.lose();
-    eventually("the worker ends", || {
-        read_back(&system, &step).unwrap() == Observation::Absent
-    });
+    eventually("the worker ends", || read_back(&system, &step).unwrap() == Observation::Absent);
     assert_eq!(undo(&system, &step), Undone::Clean);
 }

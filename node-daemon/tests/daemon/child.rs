@@ -2,6 +2,7 @@
 //! on its standard input, saying every status on its standard output. And the handle to it.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -20,35 +21,30 @@ use tokio_util::sync::CancellationToken;
 /// One line to the daemon. The end of its input is its first signal.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
-    Inject {
-        injection: Box<Injection>,
-        lasts_ms: u64,
-    },
-    Revert {
-        id: String,
-    },
+    Inject { injection: Box<Injection>, lasts_ms: u64 },
+    Revert { id: String },
 }
 
 /// Runs it; the process is this test, started again as `daemon <state dir> <workloads file>`.
 pub(crate) fn daemon(state_dir: PathBuf, workloads: PathBuf) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?
-        .block_on(async {
-            let (up, ups) = mpsc::channel(64);
-            let (downs, down) = mpsc::channel(64);
-            let shutdown = CancellationToken::new();
-            let config = Config::new("n1", state_dir, Resolver::Workloads(workloads));
-            let running = run_with(Channels { up, down }, config, shutdown.clone());
-            tokio::select! {
-                result = running => result,
-                () = agent(ups, downs, shutdown) => anyhow::bail!("the agent's end is over"),
-            }
-        })
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(async {
+        let (up, ups) = mpsc::channel(64);
+        let (downs, down) = mpsc::channel(64);
+        let shutdown = CancellationToken::new();
+        let config = Config::new("n1", state_dir, Resolver::Workloads(workloads));
+        let running = run_with(Channels { up, down }, config, shutdown.clone());
+        tokio::select! {
+            result = running => result,
+            never = agent(ups, downs, shutdown) => match never {},
+        }
+    })
 }
 
-async fn agent(mut ups: mpsc::Receiver<NodeUp>, downs: mpsc::Sender<NodeDown>, shutdown: CancellationToken) {
+async fn agent(
+    mut ups: mpsc::Receiver<NodeUp>,
+    downs: mpsc::Sender<NodeDown>,
+    shutdown: CancellationToken,
+) -> Infallible {
     let (lines_in, mut lines) = mpsc::channel::<String>(64);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
@@ -84,7 +80,8 @@ async fn agent(mut ups: mpsc::Receiver<NodeUp>, downs: mpsc::Sender<NodeDown>, s
                 let _ = downs.send(down).await;
             }
             up = ups.recv() => match up {
-                None => return,
+                // The session is over: the daemon is about to be.
+                None => std::future::pending().await,
                 Some(NodeUp::Hello(hello)) => {
                     let _ = downs.send(NodeDown::Welcome { agent_epoch: 1, heartbeat_interval_ms: 1000 }).await;
                     hello.held.iter().for_each(say);
@@ -121,12 +118,7 @@ impl Drop for Daemon {
 impl Daemon {
     pub(crate) fn start(state_dir: &Path, workloads: &Path) -> Self {
         let mut command = Command::new("/proc/self/exe");
-        command
-            .arg("daemon")
-            .arg(state_dir)
-            .arg(workloads)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
+        command.arg("daemon").arg(state_dir).arg(workloads).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (orders, output) = (child.stdin.take(), child.stdout.take().unwrap());
         let (sender, said) = sync_channel(1000);
@@ -135,12 +127,7 @@ impl Daemon {
                 let _ = sender.send(serde_json::from_str(&line).unwrap());
             }
         });
-        Self {
-            child,
-            orders,
-            said,
-            unasked: VecDeque::new(),
-        }
+        Self { child, orders, said, unasked: VecDeque::new() }
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -148,25 +135,15 @@ impl Daemon {
     }
 
     fn order(&mut self, order: &Order) {
-        writeln!(
-            self.orders.as_mut().unwrap(),
-            "{}",
-            serde_json::to_string(order).unwrap()
-        )
-        .unwrap();
+        writeln!(self.orders.as_mut().unwrap(), "{}", serde_json::to_string(order).unwrap()).unwrap();
     }
 
     pub(crate) fn inject(&mut self, injection: &Injection, lasts_ms: u64) {
-        self.order(&Order::Inject {
-            injection: Box::new(injection.clone()),
-            lasts_ms,
-        });
+        self.order(&Order::Inject { injection: Box::new(injection.clone()), lasts_ms });
     }
 
     pub(crate) fn revert(&mut self, injection: &Injection) {
-        self.order(&Order::Revert {
-            id: injection.id.to_string(),
-        });
+        self.order(&Order::Revert { id: injection.id.to_string() });
     }
 
     /// Waits until that is said of it; another end is a failure.
@@ -174,17 +151,9 @@ impl Daemon {
     pub(crate) fn sees(&mut self, injection: &Injection, phase: InjectionPhase) -> InjectionStatus {
         loop {
             let is_meant = |status: &InjectionStatus| status.id == injection.id;
-            let status = match self
-                .unasked
-                .iter()
-                .position(is_meant)
-                .and_then(|at| self.unasked.remove(at))
-            {
+            let status = match self.unasked.iter().position(is_meant).and_then(|at| self.unasked.remove(at)) {
                 Some(status) => status,
-                None => self
-                    .said
-                    .recv_timeout(Duration::from_secs(20))
-                    .expect("the daemon is silent"),
+                None => self.said.recv_timeout(Duration::from_secs(20)).expect("the daemon is silent"),
             };
             if !is_meant(&status) {
                 self.unasked.push_back(status);

@@ -51,27 +51,64 @@ impl Drop for Scene {
     }
 }
 
+fn injection(id: &str, action: Action, backend: &str) -> Injection {
+    let target = TargetRef {
+        namespace: "shop".into(),
+        pod: "web".into(),
+        uid: Workload::uid("shop", "web"),
+        node: "n1".into(),
+        ips: vec![],
+    };
+    Injection {
+        id: id.parse().unwrap(),
+        run: "r1".parse().unwrap(),
+        target,
+        container: None,
+        action,
+        backend: backend.into(),
+        link_loss_after_ms: 60_000,
+        link_loss: LinkLossAction::RunToDeadline,
+    }
+}
+
+fn pause(id: &str) -> Injection {
+    injection(id, Action::ContainerPause, "freezer")
+}
+
+fn stress(id: &str) -> Injection {
+    injection(id, Action::CpuStress { workers: 1, load_percent: 60 }, "cgroup-worker")
+}
+
+fn partition(id: &str) -> Injection {
+    let action =
+        Action::NetworkPartition { direction: Direction::Both, peers: vec![], how: PartitionHow::Drop };
+    injection(id, action, "nftables")
+}
+
+fn delay(id: &str) -> Injection {
+    let action = Action::NetworkDelay {
+        direction: Direction::Egress,
+        peers: vec![],
+        latency_ms: LATENCY.as_millis() as u64,
+        jitter_ms: 0,
+        correlation_percent: 0,
+    };
+    injection(id, action, "nfqueue")
+}
+
 impl Scene {
     fn new() -> Self {
         let (lab, folder) = (Lab::new(), tempfile::tempdir().unwrap());
         let tally = folder.path().join("tally");
         let mut command = lab.in_far("sh -c");
         command
-            .arg(format!(
-                "while :; do echo x >> {}; sleep 0.02; done",
-                tally.display()
-            ))
+            .arg(format!("while :; do echo x >> {}; sleep 0.02; done", tally.display()))
             .stdout(Stdio::null());
         let victim = Ended(command.spawn().unwrap());
         let pid = victim.0.id() as i32;
         let group = format!("fltest-{pid}");
         let _ = cgroup::own(&Roots::default(), &group, pid);
-        let scene = Self {
-            lab,
-            victim,
-            group,
-            folder,
-        };
+        let scene = Self { lab, victim, group, folder };
         eventually("the victim works", || scene.tally() > 0);
         let text = format!("workloads:\n  - {{ name: web, namespace: shop, pid: {pid} }}\n");
         std::fs::write(scene.workloads(), text).unwrap();
@@ -88,61 +125,6 @@ impl Scene {
 
     fn daemon(&self) -> Daemon {
         Daemon::start(&self.state_dir(), &self.workloads())
-    }
-
-    fn injection(&self, id: &str, action: Action, backend: &str) -> Injection {
-        let target = TargetRef {
-            namespace: "shop".into(),
-            pod: "web".into(),
-            uid: Workload::uid("shop", "web"),
-            node: "n1".into(),
-            ips: vec![],
-        };
-        Injection {
-            id: id.parse().unwrap(),
-            run: "r1".parse().unwrap(),
-            target,
-            container: None,
-            action,
-            backend: backend.into(),
-            link_loss_after_ms: 60_000,
-            link_loss: LinkLossAction::RunToDeadline,
-        }
-    }
-
-    fn pause(&self, id: &str) -> Injection {
-        self.injection(id, Action::ContainerPause, "freezer")
-    }
-
-    fn stress(&self, id: &str) -> Injection {
-        self.injection(
-            id,
-            Action::CpuStress {
-                workers: 1,
-                load_percent: 60,
-            },
-            "cgroup-worker",
-        )
-    }
-
-    fn partition(&self, id: &str) -> Injection {
-        let action = Action::NetworkPartition {
-            direction: Direction::Both,
-            peers: vec![],
-            how: PartitionHow::Drop,
-        };
-        self.injection(id, action, "nftables")
-    }
-
-    fn delay(&self, id: &str) -> Injection {
-        let action = Action::NetworkDelay {
-            direction: Direction::Egress,
-            peers: vec![],
-            latency_ms: LATENCY.as_millis() as u64,
-            jitter_ms: 0,
-            correlation_percent: 0,
-        };
-        self.injection(id, action, "nfqueue")
     }
 
     fn victim(&self) -> i32 {
@@ -175,9 +157,7 @@ impl Scene {
     }
 
     fn tables(&self) -> Vec<String> {
-        KernelSystem::new(Roots::default())
-            .list_tables(&self.lab.far())
-            .unwrap()
+        KernelSystem::new(Roots::default()).list_tables(&self.lab.far()).unwrap()
     }
 
     fn keeper(&self) -> Option<i32> {
@@ -192,16 +172,11 @@ impl Scene {
     fn is_clean(&self) {
         eventually("no record is left", || {
             let entries = std::fs::read_dir(self.state_dir().join("journal")).unwrap();
-            entries
-                .flatten()
-                .all(|entry| entry.path().extension().is_none_or(|ending| ending != "json"))
+            entries.flatten().all(|entry| entry.path().extension().is_none_or(|ending| ending != "json"))
         });
         assert_eq!(self.tables(), Vec::<String>::new());
         assert!(!self.is_frozen() && !self.is_standing_still());
-        assert!(
-            self.lab.rtt("10.77.0.2").is_some_and(|rtt| rtt < LATENCY),
-            "traffic flows undelayed"
-        );
+        assert!(self.lab.rtt("10.77.0.2").is_some_and(|rtt| rtt < LATENCY), "traffic flows undelayed");
     }
 
     /// Its work done the keeper leaves, with its cgroup.
@@ -215,28 +190,21 @@ impl Scene {
 /// Groups of keepers that are no more. Another test of this machine may have a living keeper.
 fn empty_keeper_groups() -> Vec<PathBuf> {
     let tops = cgroup::hierarchies(&Roots::default()).unwrap();
-    let entries = tops
-        .iter()
-        .flat_map(|top| std::fs::read_dir(top).unwrap().flatten());
+    let entries = tops.iter().flat_map(|top| std::fs::read_dir(top).unwrap().flatten());
     let is_empty =
         |path: &PathBuf| std::fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|text| text.is_empty());
     let is_keeper = |path: &PathBuf| path.to_string_lossy().contains("faultline-keeper");
-    entries
-        .map(|entry| entry.path())
-        .filter(|path| is_keeper(path) && is_empty(path))
-        .collect()
+    entries.map(|entry| entry.path()).filter(|path| is_keeper(path) && is_empty(path)).collect()
 }
 
 pub(crate) fn every_kind_is_felt_and_gone_at_its_deadline() {
     let scene = Scene::new();
     let mut daemon = scene.daemon();
     let cases: [(Injection, &dyn Fn() -> bool); 4] = [
-        (scene.partition("r1.partition.0"), &|| scene.is_cut()),
-        (scene.pause("r1.pause.0"), &|| scene.is_standing_still()),
-        (scene.delay("r1.delay.0"), &|| {
-            scene.lab.rtt("10.77.0.2").is_some_and(|rtt| rtt >= LATENCY)
-        }),
-        (scene.stress("r1.stress.0"), &|| {
+        (partition("r1.partition.0"), &|| scene.is_cut()),
+        (pause("r1.pause.0"), &|| scene.is_standing_still()),
+        (delay("r1.delay.0"), &|| scene.lab.rtt("10.77.0.2").is_some_and(|rtt| rtt >= LATENCY)),
+        (stress("r1.stress.0"), &|| {
             let before = scene.cpu_usage_us();
             std::thread::sleep(Duration::from_millis(500));
             scene.cpu_usage_us() - before > 100_000
@@ -252,22 +220,16 @@ pub(crate) fn every_kind_is_felt_and_gone_at_its_deadline() {
         let status = daemon.sees(&injection, InjectionPhase::Reverted);
         assert_eq!(status.reason, Some(EndReason::Deadline));
         let lasted = boottime_ms() - started;
-        println!(
-            "{}: injected after {made} ms, over after {lasted} ms",
-            injection.id
-        );
+        println!("{}: injected after {made} ms, over after {lasted} ms", injection.id);
         assert!((2900..3000 + LATE_AT_MOST_MS).contains(&lasted));
         assert!(!is_felt(), "{} after its end", injection.id);
     }
     // And by a stop, long before.
-    let injection = scene.partition("r1.partition.1");
+    let injection = partition("r1.partition.1");
     daemon.inject(&injection, 60_000);
     daemon.sees(&injection, InjectionPhase::Injected);
     daemon.revert(&injection);
-    assert_eq!(
-        daemon.sees(&injection, InjectionPhase::Reverted).reason,
-        Some(EndReason::Stopped)
-    );
+    assert_eq!(daemon.sees(&injection, InjectionPhase::Reverted).reason, Some(EndReason::Stopped));
     scene.is_clean();
     scene.keeper_has_left();
 }
@@ -275,11 +237,7 @@ pub(crate) fn every_kind_is_felt_and_gone_at_its_deadline() {
 pub(crate) fn a_drain_reverts_everything() {
     let scene = Scene::new();
     let mut daemon = scene.daemon();
-    let all = [
-        scene.partition("r1.a.0"),
-        scene.pause("r1.b.0"),
-        scene.delay("r1.c.0"),
-    ];
+    let all = [partition("r1.a.0"), pause("r1.b.0"), delay("r1.c.0")];
     for injection in &all {
         daemon.inject(injection, 60_000);
         daemon.sees(injection, InjectionPhase::Injected);
@@ -296,17 +254,14 @@ pub(crate) fn a_drain_reverts_everything() {
 pub(crate) fn a_killed_daemon_left_dead_is_clean_at_the_deadline() {
     let scene = Scene::new();
     let mut daemon = scene.daemon();
-    let all = [scene.partition("r1.a.0"), scene.pause("r1.b.0")];
+    let all = [partition("r1.a.0"), pause("r1.b.0")];
     let deadline = boottime_ms() + 6000;
     for injection in &all {
         daemon.inject(injection, deadline - boottime_ms());
         daemon.sees(injection, InjectionPhase::Injected);
     }
     daemon.kill();
-    assert!(
-        scene.is_frozen() && scene.is_cut(),
-        "a killed daemon undoes nothing"
-    );
+    assert!(scene.is_frozen() && scene.is_cut(), "a killed daemon undoes nothing");
     eventually("it is thawed", || !scene.is_frozen());
     let thawed = boottime_ms();
     eventually("traffic flows", || !scene.is_cut());
@@ -324,10 +279,7 @@ pub(crate) fn a_killed_daemon_left_dead_is_clean_at_the_deadline() {
     let mut daemon = scene.daemon();
     for injection in &all {
         let status = daemon.sees(injection, InjectionPhase::Reverted);
-        assert_eq!(
-            (status.reason, status.message.as_str()),
-            (Some(EndReason::Deadline), "by the keeper")
-        );
+        assert_eq!((status.reason, status.message.as_str()), (Some(EndReason::Deadline), "by the keeper"));
         daemon.inject(injection, 60_000);
         daemon.sees(injection, InjectionPhase::Reverted);
     }
@@ -339,30 +291,27 @@ pub(crate) fn a_daemon_killed_at_any_moment_leaves_nothing() {
     let scene = Scene::new();
     for round in 0..14u64 {
         let mut daemon = scene.daemon();
-        let all = [
-            scene.partition(&format!("r1.a.{round}")),
-            scene.pause(&format!("r1.b.{round}")),
-        ];
+        let all = [partition(&format!("r1.a.{round}")), pause(&format!("r1.b.{round}"))];
         // Known to be there: both a first message and a journal.
-        let first = scene.partition(&format!("r1.first.{round}"));
+        let first = partition(&format!("r1.first.{round}"));
         daemon.revert(&first);
         daemon.sees(&first, InjectionPhase::Refused);
         let deadline = boottime_ms() + 2000;
-        all.iter().for_each(|injection| daemon.inject(injection, 2000));
+        for injection in &all {
+            daemon.inject(injection, 2000);
+        }
         if round >= 9 {
             daemon.sees(&all[1], InjectionPhase::Injected);
-            all.iter().for_each(|injection| daemon.revert(injection));
+            for injection in &all {
+                daemon.revert(injection);
+            }
         }
         std::thread::sleep(Duration::from_millis(round % 9 * 7));
         daemon.kill();
         eventually("it is thawed", || !scene.is_frozen());
         eventually("traffic flows", || !scene.is_cut());
         let over = boottime_ms();
-        assert!(
-            over <= deadline + LATE_AT_MOST_MS,
-            "round {round}: {} ms late",
-            over - deadline
-        );
+        assert!(over <= deadline + LATE_AT_MOST_MS, "round {round}: {} ms late", over - deadline);
         eventually("no table is left", || scene.tables().is_empty());
     }
     scene.is_clean();
@@ -372,7 +321,7 @@ pub(crate) fn a_daemon_killed_at_any_moment_leaves_nothing() {
 pub(crate) fn daemon_and_keeper_killed_the_next_daemon_reverts() {
     let scene = Scene::new();
     let mut daemon = scene.daemon();
-    let all = [scene.partition("r1.a.0"), scene.pause("r1.b.0")];
+    let all = [partition("r1.a.0"), pause("r1.b.0")];
     for injection in &all {
         daemon.inject(injection, 60_000);
         daemon.sees(injection, InjectionPhase::Injected);
@@ -393,10 +342,14 @@ pub(crate) fn daemon_and_keeper_killed_the_next_daemon_reverts() {
 pub(crate) fn a_dead_keeper_is_replaced() {
     let scene = Scene::new();
     let mut daemon = scene.daemon();
-    let (one, two) = (scene.partition("r1.a.0"), scene.pause("r1.b.0"));
+    let (one, two) = (partition("r1.a.0"), pause("r1.b.0"));
     daemon.inject(&one, 60_000);
     daemon.sees(&one, InjectionPhase::Injected);
-    let first = scene.keeper().expect("a keeper lives while faults are");
+    let original = scene.keeper().expect("a keeper lives while faults are");
+    kill(Pid::from_raw(original), Signal::SIGKILL).unwrap();
+    // By the next look at what is active, without anything new.
+    eventually("a new one is started", || scene.keeper().is_some_and(|pid| pid != original));
+    let first = scene.keeper().unwrap();
     kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
     daemon.inject(&two, 5000);
     daemon.sees(&two, InjectionPhase::Injected);
@@ -406,7 +359,7 @@ pub(crate) fn a_dead_keeper_is_replaced() {
     eventually("the new one thaws", || !scene.is_frozen());
     // It knows the older record as well, which has time left.
     assert!(scene.is_cut() && scene.keeper() == Some(second));
-    drop(scene.daemon().drain());
+    assert!(scene.daemon().drain().success());
     scene.is_clean();
     scene.keeper_has_left();
 }
@@ -415,7 +368,7 @@ pub(crate) fn a_dead_keeper_is_replaced() {
 pub(crate) fn a_stopped_daemon_does_not_hold_a_fault() {
     let scene = Scene::new();
     let mut daemon = scene.daemon();
-    let one = scene.pause("r1.a.0");
+    let one = pause("r1.a.0");
     let deadline = boottime_ms() + 2500;
     daemon.inject(&one, 2500);
     daemon.sees(&one, InjectionPhase::Injected);
@@ -427,4 +380,29 @@ pub(crate) fn a_stopped_daemon_does_not_hold_a_fault() {
     kill(Pid::from_raw(daemon.pid()), Signal::SIGCONT).unwrap();
     daemon.sees(&one, InjectionPhase::Reverted);
     scene.is_clean();
+}
+
+/// What needs a living worker ends with the daemon, before its deadline; the rest is swept up then.
+pub(crate) fn workers_end_with_their_daemon() {
+    let scene = Scene::new();
+    let mut daemon = scene.daemon();
+    let all = [delay("r1.a.0"), stress("r1.b.0")];
+    let deadline = boottime_ms() + 5000;
+    for injection in &all {
+        daemon.inject(injection, deadline - boottime_ms());
+        daemon.sees(injection, InjectionPhase::Injected);
+    }
+    let is_delayed = || scene.lab.rtt("10.77.0.2").is_none_or(|rtt| rtt >= LATENCY);
+    assert!(is_delayed());
+    daemon.kill();
+    eventually("the delay is over", || !is_delayed());
+    eventually("the burning is over", || {
+        let before = scene.cpu_usage_us();
+        std::thread::sleep(Duration::from_millis(300));
+        scene.cpu_usage_us() - before < 90_000
+    });
+    println!("over {} ms before the deadline", deadline as i64 - boottime_ms() as i64);
+    scene.is_clean();
+    scene.keeper_has_left();
+    assert!(boottime_ms() >= deadline, "the records stay until the deadline");
 }

@@ -43,26 +43,19 @@ pub(crate) fn skipped(test: &str) -> bool {
 impl Lab {
     pub(crate) fn new() -> Self {
         let number = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let lab = Self {
-            near: format!("fltest-n{number}"),
-            far: format!("fltest-f{number}"),
-        };
+        let lab = Self { near: format!("fltest-n{number}"), far: format!("fltest-f{number}") };
         let (near, far) = (&lab.near, &lab.far);
         for name in [near, far] {
             run(&format!("ip netns add {name}"));
             run(&format!("ip -n {name} link set lo up"));
         }
-        run(&format!(
-            "ip -n {near} link add eth0 type veth peer name eth0 netns {far}"
-        ));
+        run(&format!("ip -n {near} link add eth0 type veth peer name eth0 netns {far}"));
         for (name, last) in [(near, 1), (far, 2)] {
             run(&format!("ip -n {name} addr add 10.77.0.{last}/24 dev eth0"));
             run(&format!("ip -n {name} addr add fd77::{last}/64 dev eth0 nodad"));
             run(&format!("ip -n {name} link set eth0 up"));
         }
-        eventually("both ends answer", || {
-            lab.rtt("10.77.0.2").is_some() && lab.rtt("fd77::2").is_some()
-        });
+        eventually("both ends answer", || lab.rtt("10.77.0.2").is_some() && lab.rtt("fd77::2").is_some());
         lab
     }
 
@@ -80,11 +73,7 @@ impl Lab {
         let server = socket(&self.far(), &format!("[{}]:0", Ipv6Addr::UNSPECIFIED));
         let port = server.local_addr().unwrap().port();
         server.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let any = if address.contains(':') {
-            "[::]:0"
-        } else {
-            "0.0.0.0:0"
-        };
+        let any = if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
         let client = socket(&self.near(), any);
         client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         client.connect((address, port)).unwrap();
@@ -104,11 +93,8 @@ impl Lab {
 
     /// How a TCP connection from near to an open port in far ends.
     pub(crate) fn connect(&self, port: u16) -> io::Result<()> {
-        let listener = netns::inside(
-            &self.far(),
-            || Ok(TcpListener::bind(("10.77.0.2", port)).unwrap()),
-        )
-        .unwrap();
+        let listener =
+            netns::inside(&self.far(), || Ok(TcpListener::bind(("10.77.0.2", port)).unwrap())).unwrap();
         let address = listener.local_addr().unwrap();
         netns::inside(&self.near(), || {
             Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).map(|_| ()))
@@ -124,10 +110,9 @@ impl Lab {
         std::thread::scope(|scope| {
             scope.spawn(|| listener.accept().unwrap().0.write_all(bytes).unwrap());
             let limit = Duration::from_secs(10);
-            let mut near = netns::inside(&self.near(), || {
-                Ok(TcpStream::connect_timeout(&address, limit).unwrap())
-            })
-            .unwrap();
+            let mut near =
+                netns::inside(&self.near(), || Ok(TcpStream::connect_timeout(&address, limit).unwrap()))
+                    .unwrap();
             near.set_read_timeout(Some(limit)).unwrap();
             near.read_to_end(&mut received).unwrap();
         });
@@ -153,10 +138,7 @@ impl Drop for Lab {
 
 fn reference(name: &str) -> NetnsRef {
     let path = PathBuf::from("/run/netns").join(name);
-    NetnsRef {
-        cookie: netns::cookie(&path).unwrap(),
-        path,
-    }
+    NetnsRef { cookie: netns::cookie(&path).unwrap(), path }
 }
 
 fn socket(netns: &NetnsRef, address: &str) -> UdpSocket {
@@ -165,9 +147,7 @@ fn socket(netns: &NetnsRef, address: &str) -> UdpSocket {
 
 fn inside(name: &str, line: &str) -> Command {
     let mut command = Command::new("nsenter");
-    command
-        .arg(format!("--net=/run/netns/{name}"))
-        .args(line.split_whitespace());
+    command.arg(format!("--net=/run/netns/{name}")).args(line.split_whitespace());
     command.stdin(Stdio::null()).stderr(Stdio::inherit());
     command
 }
@@ -183,10 +163,7 @@ pub(crate) fn run(line: &str) {
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
-        assert!(
-            started.elapsed() < Duration::from_secs(10),
-            "never happened: {what}"
-        );
+        assert!(started.elapsed() < Duration::from_secs(10), "never happened: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -7,16 +7,26 @@ use crate::quantity::Span;
 
 const HOUR_MS: u64 = 3_600_000;
 
-pub(super) fn check(spec: &ExperimentSpec, fault: &Fault, deadline_ms: Option<u64>, path: &str, p: &mut Report) {
+pub(super) fn check(
+    spec: &ExperimentSpec,
+    fault: &Fault,
+    deadline_ms: Option<u64>,
+    path: &str,
+    p: &mut Report,
+) {
     match spec.target(&fault.target) {
         None => {
             let known: Vec<_> = spec.targets.iter().map(|t| t.name.as_str()).collect();
             let near = crate::strict::nearest(&fault.target, known.iter().copied());
-            let hint = near.map_or_else(|| format!("known: {}", known.join(", ")), |n| format!("did you mean {n}?"));
+            let hint =
+                near.map_or_else(|| format!("known: {}", known.join(", ")), |n| format!("did you mean {n}?"));
             p.add(format!("{path}.target"), format!("no target is named {:?}; {hint}", fault.target));
         }
         Some(target) if target.is_peer_only() => {
-            p.add(format!("{path}.target"), format!("target {:?} is PeerOnly: faults cannot act on it", fault.target));
+            p.add(
+                format!("{path}.target"),
+                format!("target {:?} is PeerOnly: faults cannot act on it", fault.target),
+            );
         }
         Some(_) => {}
     }
@@ -55,7 +65,9 @@ fn check_time(fault: &Fault, kind: Option<&Kind<'_>>, deadline_ms: Option<u64>, 
         && at + lasts > deadline
     {
         let (end, deadline) = (Span::from_ms(at + lasts), Span::from_ms(deadline));
-        let why = format!("ends {end} after the start, past the cluster deadline of {deadline}: shorten it or raise spec.limits.clusterDeadline");
+        let why = format!(
+            "ends {end} after the start, past the cluster deadline of {deadline}: shorten it or raise spec.limits.clusterDeadline"
+        );
         p.add(format!("{path}.for"), why);
     }
 }
@@ -100,7 +112,10 @@ fn check_peers(spec: &ExperimentSpec, peers: &[Peer], path: &str, p: &mut Report
             }
             (None, Some(cidr)) => {
                 if cidr.parse::<ipnet::IpNet>().is_err() {
-                    p.add(format!("{path}.cidr"), format!("{cidr:?} is not a range: write 10.0.0.0/8 or 2001:db8::/32"));
+                    p.add(
+                        format!("{path}.cidr"),
+                        format!("{cidr:?} is not a range: write 10.0.0.0/8 or 2001:db8::/32"),
+                    );
                 }
                 if peer.via.is_some() {
                     p.add(format!("{path}.via"), "only a target has addresses to look up: leave it out");

@@ -53,7 +53,9 @@ fn manifest(document: Value, index: usize, problems: &mut Vec<Problem>) -> Optio
         problems.push(Problem::new(at, "expected a mapping with apiVersion, kind, metadata and spec"));
         return None;
     };
-    let text = |map: &Map<String, Value>, key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |map: &Map<String, Value>, key: &str| {
+        map.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
     let kind = text(&map, "kind");
     let metadata = map.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
     let name = text(&metadata, "name");
@@ -64,13 +66,16 @@ fn manifest(document: Value, index: usize, problems: &mut Vec<Problem>) -> Optio
         add("apiVersion", format!("expected {API_VERSION}"));
     }
     if !KINDS.contains(&kind.as_str()) {
-        let hint = nearest(&kind, KINDS.into_iter()).map_or_else(String::new, |k| format!("; did you mean {k}?"));
+        let hint =
+            nearest(&kind, KINDS.into_iter()).map_or_else(String::new, |k| format!("; did you mean {k}?"));
         add("kind", format!("{kind:?} is not one of {}{hint}", KINDS.join(", ")));
     }
     if let Err(error) = name.parse::<crate::ids::Name>() {
         add("metadata.name", error.to_string());
     }
-    for key in map.keys().filter(|k| !["apiVersion", "kind", "metadata", "spec", "status"].contains(&k.as_str())) {
+    for key in
+        map.keys().filter(|k| !["apiVersion", "kind", "metadata", "spec", "status"].contains(&k.as_str()))
+    {
         add(key, "unknown field; known here: apiVersion, kind, metadata, spec".to_owned());
     }
     let spec = map.remove("spec").unwrap_or(Value::Null);

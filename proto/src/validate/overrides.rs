@@ -38,12 +38,17 @@ pub fn with_overrides(spec: &Value, set: &[SetPath]) -> Result<(Value, Experimen
 }
 
 pub(super) fn check_settable(spec: &ExperimentSpec, p: &mut Report) {
-    let Ok(mut value) = serde_json::to_value(spec) else { return };
+    let Ok(mut value) = serde_json::to_value(spec) else {
+        return;
+    };
     for (index, path) in spec.settable.iter().enumerate() {
-        let scalar = lookup(&mut value, path).is_some_and(|v| v.is_string() || v.is_number() || v.is_boolean());
+        let scalar =
+            lookup(&mut value, path).is_some_and(|v| v.is_string() || v.is_number() || v.is_boolean());
         let structural = ["name", "target", "settable"].iter().any(|s| path.rsplit('.').next() == Some(s));
         if !scalar || structural || path.starts_with("limits.") {
-            let why = format!("{path:?} names no value that may be set; write for example \"faults[late].network.delay.latency\"");
+            let why = format!(
+                "{path:?} names no value that may be set; write for example \"faults[late].network.delay.latency\""
+            );
             p.add(format!("spec.settable[{index}]"), why);
         }
     }

@@ -16,9 +16,13 @@ pub(super) fn check(probe: &Probe, path: &str, p: &mut Report) {
             }
         }
         (None, Some(tcp)) => {
-            let ok = tcp.address.rsplit_once(':').is_some_and(|(host, _)| !host.is_empty()) && host_port(&tcp.address);
+            let ok = tcp.address.rsplit_once(':').is_some_and(|(host, _)| !host.is_empty())
+                && host_port(&tcp.address);
             if !ok {
-                p.add(format!("{path}.tcp.address"), format!("{:?} is not of the form host:port", tcp.address));
+                p.add(
+                    format!("{path}.tcp.address"),
+                    format!("{:?} is not of the form host:port", tcp.address),
+                );
             }
             if !probe.expect.status.is_empty() {
                 p.add(format!("{path}.expect.status"), "a tcp probe has no status: leave it out");

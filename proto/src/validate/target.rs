@@ -19,7 +19,10 @@ pub(super) fn check(target: &Target, path: &str, p: &mut Report) {
         p.label(&format!("{path}.pods.namespaces[{index}]"), namespace);
     }
     if pods.is_empty() {
-        p.add(format!("{path}.pods"), "an empty selection would hit everything: give labelSelector, names or workload");
+        p.add(
+            format!("{path}.pods"),
+            "an empty selection would hit everything: give labelSelector, names or workload",
+        );
     }
     if let Some(labels) = &pods.label_selector {
         check_labels(labels, &format!("{path}.pods.labelSelector"), p);
@@ -27,7 +30,10 @@ pub(super) fn check(target: &Target, path: &str, p: &mut Report) {
     if let Some(workload) = &pods.workload {
         const KINDS: [&str; 6] = ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "Workload"];
         if !KINDS.contains(&workload.kind.as_str()) {
-            p.add(format!("{path}.pods.workload.kind"), format!("{:?} is not one of {}", workload.kind, KINDS.join(", ")));
+            p.add(
+                format!("{path}.pods.workload.kind"),
+                format!("{:?} is not one of {}", workload.kind, KINDS.join(", ")),
+            );
         }
         p.name(&format!("{path}.pods.workload.name"), &workload.name);
     }
@@ -46,8 +52,10 @@ pub(super) fn check(target: &Target, path: &str, p: &mut Report) {
 }
 
 fn check_pick(pick: &Pick, path: &str, p: &mut Report) {
-    let ways =
-        [pick.one.is_some(), pick.all.is_some(), pick.count.is_some(), pick.percent.is_some()].iter().filter(|w| **w).count();
+    let ways = [pick.one.is_some(), pick.all.is_some(), pick.count.is_some(), pick.percent.is_some()]
+        .iter()
+        .filter(|w| **w)
+        .count();
     if ways != 1 {
         p.add(path, format!("names {ways} ways to pick; name exactly one of one, all, count, percent"));
     }
@@ -72,7 +80,11 @@ fn check_labels(labels: &LabelSelector, path: &str, p: &mut Report) {
         let path = format!("{path}.matchExpressions[{index}]");
         let takes_values = matches!(expression.operator, LabelOperator::In | LabelOperator::NotIn);
         if takes_values == expression.values.is_empty() {
-            let why = if takes_values { "In and NotIn need values" } else { "Exists and DoesNotExist take no values" };
+            let why = if takes_values {
+                "In and NotIn need values"
+            } else {
+                "Exists and DoesNotExist take no values"
+            };
             p.add(format!("{path}.values"), why);
         }
         if expression.key.is_empty() {

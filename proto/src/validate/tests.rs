@@ -154,12 +154,19 @@ fn json_value() -> impl Strategy<Value = Value> {
     ];
     leaf.prop_recursive(6, 48, 6, |inner| {
         let key = prop_oneof![
-            Just("name".to_owned()), Just("targets".to_owned()), Just("faults".to_owned()), Just("pods".to_owned()),
-            Just("network".to_owned()), Just("delay".to_owned()), Just("for".to_owned()), "[a-z]{1,8}".prop_map(|s| s),
+            Just("name".to_owned()),
+            Just("targets".to_owned()),
+            Just("faults".to_owned()),
+            Just("pods".to_owned()),
+            Just("network".to_owned()),
+            Just("delay".to_owned()),
+            Just("for".to_owned()),
+            "[a-z]{1,8}".prop_map(|s| s),
         ];
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-            prop::collection::btree_map(key, inner, 0..6).prop_map(|m| Value::Object(m.into_iter().collect())),
+            prop::collection::btree_map(key, inner, 0..6)
+                .prop_map(|m| Value::Object(m.into_iter().collect())),
         ]
     })
 }
@@ -192,7 +199,9 @@ proptest! {
 fn collect(value: &Value, at: String, into: &mut Vec<String>) {
     match value {
         Value::Object(map) => map.iter().for_each(|(k, v)| collect(v, format!("{at}/{k}"), into)),
-        Value::Array(list) => list.iter().enumerate().for_each(|(i, v)| collect(v, format!("{at}/{i}"), into)),
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, v)| collect(v, format!("{at}/{i}"), into));
+        }
         _ => {}
     }
     if !at.is_empty() {

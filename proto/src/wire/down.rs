@@ -192,16 +192,21 @@ impl TryFrom<pb::Down> for Down {
                     && desired.generation == d.generation
                     && desired.intent.as_str() == d.intent;
                 if !same {
-                    return Err(bad("desired.document", "names another run, generation or intent than its envelope"));
+                    return Err(bad(
+                        "desired.document",
+                        "names another run, generation or intent than its envelope",
+                    ));
                 }
                 Down::Desired { desired: Box::new(desired), start_within_ms: d.start_within_ms }
             }
             Kind::DesiredList(l) => Down::DesiredList(
                 l.runs.iter().map(|r| parse("desired_list.runs", r)).collect::<Result<_, _>>()?,
             ),
-            Kind::ObservedAck(a) => {
-                Down::ObservedAck { run: parse("observed_ack.run", &a.run)?, epoch: a.agent_epoch, seq: a.seq }
-            }
+            Kind::ObservedAck(a) => Down::ObservedAck {
+                run: parse("observed_ack.run", &a.run)?,
+                epoch: a.agent_epoch,
+                seq: a.seq,
+            },
             Kind::ClockReply(c) => {
                 Down::ClockReply { id: c.id, at: timestamp("clock_reply.centre_unix_ms", c.centre_unix_ms)? }
             }

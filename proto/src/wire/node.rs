@@ -234,9 +234,10 @@ impl TryFrom<pb::NodeDown> for NodeDown {
             Kind::Revert(r) => {
                 NodeDown::Revert { injection: parse("revert.injection", &r.injection)?, reason: r.reason }
             }
-            Kind::ClockReply(c) => {
-                NodeDown::ClockReply { id: c.id, at: timestamp("clock_reply.agent_unix_ms", c.agent_unix_ms)? }
-            }
+            Kind::ClockReply(c) => NodeDown::ClockReply {
+                id: c.id,
+                at: timestamp("clock_reply.agent_unix_ms", c.agent_unix_ms)?,
+            },
             Kind::Halts(h) => NodeDown::Halts {
                 halts: halts("halts.halts", &h.halts)?,
                 resumed: halt_ids("halts.resumed", &h.resumed)?,

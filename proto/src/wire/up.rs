@@ -175,7 +175,9 @@ impl From<Up> for pb::Up {
         use pb::up::Kind;
         let kind = match up {
             Up::Hello(h) => Kind::Hello(h.into()),
-            Up::Heartbeat { at, seq } => Kind::Heartbeat(pb::Heartbeat { agent_unix_ms: at.as_millisecond(), seq }),
+            Up::Heartbeat { at, seq } => {
+                Kind::Heartbeat(pb::Heartbeat { agent_unix_ms: at.as_millisecond(), seq })
+            }
             Up::Observed { observed, epoch, seq } => Kind::Observed(pb::Observed {
                 run: observed.run.to_string(),
                 generation: observed.generation,
@@ -262,11 +264,16 @@ impl TryFrom<pb::Up> for Up {
         use pb::up::Kind;
         Ok(match up.kind.ok_or_else(|| missing("up.kind"))? {
             Kind::Hello(h) => Up::Hello(h.try_into()?),
-            Kind::Heartbeat(h) => Up::Heartbeat { at: timestamp("heartbeat.agent_unix_ms", h.agent_unix_ms)?, seq: h.seq },
+            Kind::Heartbeat(h) => {
+                Up::Heartbeat { at: timestamp("heartbeat.agent_unix_ms", h.agent_unix_ms)?, seq: h.seq }
+            }
             Kind::Observed(o) => {
                 let observed: Observed = document("observed.document", &o.document)?;
                 if observed.run.as_str() != o.run || observed.generation != o.generation {
-                    return Err(bad("observed.document", "names another run or generation than its envelope"));
+                    return Err(bad(
+                        "observed.document",
+                        "names another run or generation than its envelope",
+                    ));
                 }
                 Up::Observed { observed: Box::new(observed), epoch: o.agent_epoch, seq: o.seq }
             }
@@ -331,15 +338,22 @@ impl TryFrom<pb::AuthoredRef> for AuthoredRef {
 impl TryFrom<pb::Authored> for Authored {
     type Error = WireError;
     fn try_from(a: pb::Authored) -> Result<Self, WireError> {
-        let object = pb::AuthoredRef { kind: a.kind, namespace: a.namespace, name: a.name, uid: a.uid }.try_into()?;
+        let object =
+            pb::AuthoredRef { kind: a.kind, namespace: a.namespace, name: a.name, uid: a.uid }.try_into()?;
         if a.body.len() > super::MAX_DOCUMENT_BYTES {
             return Err(bad("authored.body", "too large"));
         }
-        Ok(Authored { object, generation: a.generation, author: a.author.chars().take(256).collect(), body: a.body })
+        Ok(Authored {
+            object,
+            generation: a.generation,
+            author: a.author.chars().take(256).collect(),
+            body: a.body,
+        })
     }
 }
 
 fn uid(field: &'static str, text: String) -> Result<String, WireError> {
-    let ok = !text.is_empty() && text.len() <= 64 && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
+    let ok =
+        !text.is_empty() && text.len() <= 64 && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
     if ok { Ok(text) } else { Err(bad(field, "not a uid")) }
 }

@@ -24,7 +24,8 @@ pub(super) async fn read(path: &Path) -> Result<AuthoredSet, Error> {
     let folder = Folder::new(path.to_owned());
     let mut set = AuthoredSet::new();
     for file in folder.names().await? {
-        let is_manifest = Path::new(&file).extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e));
+        let is_manifest =
+            Path::new(&file).extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e));
         if !is_manifest || file.ends_with(".status.json") {
             continue;
         }

@@ -110,17 +110,20 @@ fn replace(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
 /// A name that stays inside its folder.
 pub(super) fn name(name: &str) -> Result<String, Error> {
     let good = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
-    let refused = || Error::Refused { what: format!("use the name {name:?}"), why: "it is not a file name".into() };
+    let refused =
+        || Error::Refused { what: format!("use the name {name:?}"), why: "it is not a file name".into() };
     if good { Ok(name.to_owned()) } else { Err(refused()) }
 }
 
 pub(super) fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
-    let refused = |error: serde_json::Error| Error::Refused { what: "write JSON".into(), why: error.to_string() };
+    let refused =
+        |error: serde_json::Error| Error::Refused { what: "write JSON".into(), why: error.to_string() };
     serde_json::to_vec_pretty(value).map_err(refused)
 }
 
 pub(super) fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, Error> {
-    let refused = |error: serde_json::Error| Error::Refused { what: format!("read {name}"), why: error.to_string() };
+    let refused =
+        |error: serde_json::Error| Error::Refused { what: format!("read {name}"), why: error.to_string() };
     serde_json::from_slice(bytes).map_err(refused)
 }
 

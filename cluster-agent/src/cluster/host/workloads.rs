@@ -64,7 +64,10 @@ impl WorkloadsFile {
         let mut names = BTreeSet::new();
         for workload in &file.workloads {
             if !is_name(&workload.name) || !is_name(&workload.namespace) {
-                return Err(format!("workload {:?}/{:?} has no valid name", workload.namespace, workload.name));
+                return Err(format!(
+                    "workload {:?}/{:?} has no valid name",
+                    workload.namespace, workload.name
+                ));
             }
             if !names.insert((&workload.namespace, &workload.name)) {
                 return Err(format!("workload {}/{} is declared twice", workload.namespace, workload.name));

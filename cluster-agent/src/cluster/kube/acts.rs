@@ -63,7 +63,9 @@ impl Kube {
         match call(pods.get(&target.pod)).await {
             Ok(pod) => Ok(pod.metadata.uid.as_deref() == Some(&target.uid)),
             Err(failure) if failure.is_missing(&target.pod) => Ok(false),
-            Err(failure) => Err(failure.into_error(format!("look at pod {}/{}", target.namespace, target.pod))),
+            Err(failure) => {
+                Err(failure.into_error(format!("look at pod {}/{}", target.namespace, target.pod)))
+            }
         }
     }
 }

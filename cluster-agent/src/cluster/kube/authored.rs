@@ -51,7 +51,9 @@ pub(super) async fn follow(door: &Kube) {
 }
 
 fn publish(door: &Kube, experiments: &Listed<Authored>, runs: &Listed<Authored>) {
-    let (Some(experiments), Some(runs)) = (experiments.all(), runs.all()) else { return };
+    let (Some(experiments), Some(runs)) = (experiments.all(), runs.all()) else {
+        return;
+    };
     let both = experiments.values().chain(runs.values());
     let set: AuthoredSet = both.map(|authored| (authored.object.clone(), authored.clone())).collect();
     door.0.authored.send_replace(Some(Arc::new(set)));

@@ -21,7 +21,11 @@ const WATCH_S: u32 = 30;
 pub(super) const COALESCE: Duration = Duration::from_millis(100);
 
 /// Every event of a kind, for ever. `fields` narrows it, for example `metadata.name=default`.
-pub(super) fn events<K>(api: Api<K>, what: &'static str, fields: Option<&str>) -> impl Stream<Item = Event<K>> + Send
+pub(super) fn events<K>(
+    api: Api<K>,
+    what: &'static str,
+    fields: Option<&str>,
+) -> impl Stream<Item = Event<K>> + Send
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
@@ -88,7 +92,9 @@ impl<V: PartialEq> Listed<V> {
                 changed
             }
             Event::Apply(object) => {
-                let Some((key, value)) = read(object) else { return false };
+                let Some((key, value)) = read(object) else {
+                    return false;
+                };
                 if self.now.get(&key) == Some(&value) {
                     return false;
                 }
@@ -109,6 +115,7 @@ impl<V: PartialEq> Listed<V> {
 mod tests {
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "as `Listed::take` wants it")]
     fn same(object: (&str, u32)) -> Option<(String, u32)> {
         Some((object.0.to_owned(), object.1))
     }

@@ -77,7 +77,9 @@ async fn refresh(door: &Kube, basics: &mut Basics) -> bool {
 
 fn publish(door: &Kube, seen: &Seen, basics: &Basics) {
     let before = door.0.inventory.borrow().clone();
-    let Some((nodes, pods)) = resolved(seen, before.as_deref()) else { return };
+    let Some((nodes, pods)) = resolved(seen, before.as_deref()) else {
+        return;
+    };
     let inventory = Inventory {
         cluster_uid: basics.cluster_uid.clone(),
         own_namespace: door.settings().namespace.clone(),
@@ -115,6 +117,75 @@ fn resolved(seen: &Seen, before: Option<&Inventory>) -> Option<Parts> {
                 .map_or_else(|| pod.owner.clone(), |earlier| earlier.owner.clone()),
         }
     };
-    let pods = pods.iter().map(|(uid, pod)| (uid.clone(), PodSeen { owner: top(pod), ..pod.clone() })).collect();
+    let pods =
+        pods.iter().map(|(uid, pod)| (uid.clone(), PodSeen { owner: top(pod), ..pod.clone() })).collect();
     Some((nodes.clone(), pods))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::watcher::Event;
+
+    use super::*;
+
+    fn owner(kind: &str, uid: &str) -> Owner {
+        Owner { kind: kind.into(), namespace: "shop".into(), name: kind.to_lowercase(), uid: uid.into() }
+    }
+
+    fn pod(uid: &str, owner: Owner) -> PodSeen {
+        PodSeen {
+            namespace: "shop".into(),
+            name: uid.into(),
+            uid: uid.into(),
+            node: "n1".into(),
+            ips: Vec::new(),
+            labels: BTreeMap::new(),
+            owner,
+            containers: Vec::new(),
+            host_network: false,
+            running: true,
+            terminating: false,
+        }
+    }
+
+    fn list<V: PartialEq + Clone>(into: &mut Listed<V>, all: &[(&str, V)]) {
+        into.take::<()>(Event::Init, |()| None);
+        for (key, value) in all {
+            into.take(Event::InitApply(()), |()| Some(((*key).to_owned(), value.clone())));
+        }
+        into.take::<()>(Event::InitDone, |()| None);
+    }
+
+    #[test]
+    fn nothing_is_shown_until_every_watch_has_delivered() {
+        let mut seen = Seen::default();
+        list(&mut seen.pods, &[("p", pod("p", owner("ReplicaSet", "rs")))]);
+        list(&mut seen.nodes, &[]);
+        list(&mut seen.jobs, &[]);
+        assert!(resolved(&seen, None).is_none());
+        list(&mut seen.replica_sets, &[("rs", Some(owner("Deployment", "d")))]);
+        assert_eq!(resolved(&seen, None).unwrap().1["p"].owner, owner("Deployment", "d"));
+    }
+
+    #[test]
+    fn a_pod_keeps_its_owner_when_the_link_between_them_goes_first() {
+        let mut seen = Seen::default();
+        list(
+            &mut seen.pods,
+            &[("p", pod("p", owner("ReplicaSet", "rs"))), ("q", pod("q", owner("Node", "n")))],
+        );
+        list(&mut seen.nodes, &[]);
+        list(&mut seen.jobs, &[]);
+        list(&mut seen.replica_sets, &[("rs", Some(owner("Deployment", "d")))]);
+        let before = Inventory { pods: resolved(&seen, None).unwrap().1, ..Inventory::default() };
+        list(&mut seen.replica_sets, &[]);
+        assert_eq!(resolved(&seen, Some(&before)).unwrap().1, before.pods);
+        assert_eq!(resolved(&seen, None).unwrap().1["p"].owner, owner("ReplicaSet", "rs"), "never known");
+        list(&mut seen.replica_sets, &[("rs", None)]);
+        assert_eq!(
+            resolved(&seen, Some(&before)).unwrap().1["p"].owner,
+            owner("ReplicaSet", "rs"),
+            "orphaned"
+        );
+    }
 }

@@ -67,7 +67,9 @@ async fn expiry(door: &Kube, valid_until: Option<Instant>) {
         None => std::future::pending().await,
     }
     door.0.leadership.send_if_modified(|now| {
-        let Leadership::Active { epoch } = *now else { return false };
+        let Leadership::Active { epoch } = *now else {
+            return false;
+        };
         tracing::warn!(epoch, "the lease cannot be renewed: nothing starts, stops go on");
         *now = Leadership::StopOnly { epoch };
         true
@@ -185,15 +187,12 @@ impl Campaign<'_> {
     async fn put(&self, before: Option<Lease>, spec: LeaseSpec) -> Result<(), Error> {
         let name = &self.door.settings().lease_name;
         let (api, params, bound) = (self.api(), PostParams::default(), self.timing.renew);
-        let answer = match before {
-            Some(lease) => {
-                let lease = Lease { spec: Some(spec), ..lease };
-                call_within(bound, api.replace(name, &params, &lease)).await
-            }
-            None => {
-                let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
-                call_within(bound, api.create(&params, &Lease { metadata, spec: Some(spec) })).await
-            }
+        let answer = if let Some(lease) = before {
+            let lease = Lease { spec: Some(spec), ..lease };
+            call_within(bound, api.replace(name, &params, &lease)).await
+        } else {
+            let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+            call_within(bound, api.create(&params, &Lease { metadata, spec: Some(spec) })).await
         };
         answer.map(drop).map_err(|failure| failure.into_error(format!("write lease {name}")))
     }
@@ -204,19 +203,26 @@ impl Campaign<'_> {
         if self.candidate.leads().is_none() || !due {
             return;
         }
-        match active::label(self.door, self.timing.renew).await {
-            Ok(()) => self.labelled = Some(Instant::now()),
-            Err(error) => {
-                self.labelled = None;
-                tracing::warn!(%error, "node daemons may not find this agent");
+        // All of it within one renewal: the lead's own expiry is not watched meanwhile.
+        let bound = self.timing.renew;
+        let why = match tokio::time::timeout(bound, active::label(self.door, bound)).await {
+            Ok(Ok(())) => {
+                self.labelled = Some(Instant::now());
+                return;
             }
-        }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        self.labelled = None;
+        tracing::warn!(error = why, "node daemons may not find this agent");
     }
 
     /// Gives the lead back, so that the next one need not wait.
     async fn resign(&mut self) {
         self.show(Leadership::Standby);
-        let Some(epoch) = self.candidate.leads() else { return };
+        let Some(epoch) = self.candidate.leads() else {
+            return;
+        };
         self.candidate.set_leads(None);
         if let Err(error) = self.give_back(epoch).await {
             tracing::warn!(%error, "the lease was not given back and has to expire");
@@ -225,7 +231,9 @@ impl Campaign<'_> {
 
     async fn give_back(&self, epoch: u64) -> Result<(), Error> {
         active::unlabel_own(self.door, self.timing.renew).await?;
-        let Some(lease) = self.read().await? else { return Ok(()) };
+        let Some(lease) = self.read().await? else {
+            return Ok(());
+        };
         let now = held(&lease);
         if now.holder != self.door.settings().pod_name || now.transitions.saturating_add(1) != epoch {
             return Ok(());

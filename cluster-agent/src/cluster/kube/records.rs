@@ -54,7 +54,9 @@ impl Records for Kube {
                     records.push(record);
                 }
                 // It is not forgotten: `put` refuses to write over it, so that run never starts here.
-                Err(why) => tracing::error!(record = name, why, "left out: delete it when its faults are gone"),
+                Err(why) => {
+                    tracing::error!(record = name, why, "left out: delete it when its faults are gone");
+                }
             }
         }
         records.sort_by(|a, b| a.run().cmp(b.run()));
@@ -74,7 +76,9 @@ impl Records for Kube {
 
     async fn latched(&self) -> Result<LatchedHalts, Error> {
         let what = "read the latched halts";
-        let Some(object) = self.read(LATCHED, what).await? else { return Ok(LatchedHalts::default()) };
+        let Some(object) = self.read(LATCHED, what).await? else {
+            return Ok(LatchedHalts::default());
+        };
         let unreadable = |e: serde_json::Error| Error::Refused { what: what.to_owned(), why: e.to_string() };
         serde_json::from_str(&object.spec.document).map_err(unreadable)
     }
@@ -192,9 +196,10 @@ impl Kube {
 
 fn may_replace(name: &str, there: &FaultRecordSpec, wanted: &FaultRecordSpec) -> Result<(), String> {
     match name {
-        LATCHED => Ok(()),
         EPOCH if there.generation > wanted.generation => Err(format!("epoch {} is higher", there.generation)),
-        EPOCH => Ok(()),
-        run => readable(run, there).map(drop).map_err(|why| format!("a record of this name is not readable: {why}")),
+        EPOCH | LATCHED => Ok(()),
+        run => readable(run, there)
+            .map(drop)
+            .map_err(|why| format!("a record of this name is not readable: {why}")),
     }
 }

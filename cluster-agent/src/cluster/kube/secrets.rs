@@ -92,7 +92,10 @@ impl Kube {
         match name {
             secret::IDENTITY => Ok(self.settings().identity_secret.clone()),
             secret::NODE_CA => Ok(self.settings().node_ca_secret.clone()),
-            other => Err(Error::Refused { what: format!("use secret {other}"), why: "no such document".to_owned() }),
+            other => Err(Error::Refused {
+                what: format!("use secret {other}"),
+                why: "no such document".to_owned(),
+            }),
         }
     }
 
@@ -108,7 +111,12 @@ impl Kube {
         }
     }
 
-    async fn write_secret(&self, object_name: &str, value: &[u8], seen: Option<&Seen>) -> Result<Secret, Failure> {
+    async fn write_secret(
+        &self,
+        object_name: &str,
+        value: &[u8],
+        seen: Option<&Seen>,
+    ) -> Result<Secret, Failure> {
         let metadata = owned(object_name, seen.map(|seen| seen.version.clone()));
         let data = Some([(DOCUMENT.to_owned(), ByteString(value.to_vec()))].into());
         let object = Secret { metadata, data, type_: Some("Opaque".to_owned()), ..Secret::default() };
@@ -133,7 +141,8 @@ impl Kube {
             known.remove(object_name);
             return Ok(());
         };
-        let ours = seen.is_none_or(|seen| seen.digest == there.digest) || there.digest.as_ref() == Some(wanted);
+        let ours =
+            seen.is_none_or(|seen| seen.digest == there.digest) || there.digest.as_ref() == Some(wanted);
         if !ours {
             let why = "another agent has written it meanwhile; read it again".to_owned();
             return Err(Error::Refused { what: format!("put secret {object_name}"), why });

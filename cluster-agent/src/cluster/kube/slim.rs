@@ -173,7 +173,10 @@ mod tests {
         for (status, ready) in [("True", true), ("False", false), ("Unknown", false)] {
             let raw = json!({ "metadata": { "name": "n" },
                 "status": { "conditions": [{ "type": "Ready", "status": status }, { "type": "Other", "status": "True" }] } });
-            assert_eq!(node(serde_json::from_value(raw).unwrap()), Some(("n".to_owned(), NodeSeen { ready })));
+            assert_eq!(
+                node(serde_json::from_value(raw).unwrap()),
+                Some(("n".to_owned(), NodeSeen { ready }))
+            );
         }
     }
 }

@@ -28,7 +28,9 @@ pub(super) async fn write(
             return Ok(());
         }
         let held = object.data.get("status").cloned().unwrap_or(Value::Null);
-        let Some(difference) = difference(&held, wanted) else { return Ok(()) };
+        let Some(difference) = difference(&held, wanted) else {
+            return Ok(());
+        };
         let patch = json!({
             "metadata": { "uid": object.metadata.uid, "resourceVersion": object.metadata.resource_version },
             "status": difference,
@@ -69,10 +71,18 @@ mod tests {
 
     #[test]
     fn equal_statuses_need_no_write() {
-        let status = json!({ "phase": "Running", "clusters": { "total": 2 }, "samples": [{ "cluster": "a" }] });
+        let status =
+            json!({ "phase": "Running", "clusters": { "total": 2 }, "samples": [{ "cluster": "a" }] });
         assert_eq!(difference(&status, &status), None);
-        assert_eq!(difference(&status, &json!({ "samples": [{ "cluster": "a" }], "outcome": null,
-            "phase": "Running", "clusters": { "total": 2 } })), None, "order and nulls do not matter");
+        assert_eq!(
+            difference(
+                &status,
+                &json!({ "samples": [{ "cluster": "a" }], "outcome": null,
+            "phase": "Running", "clusters": { "total": 2 } })
+            ),
+            None,
+            "order and nulls do not matter"
+        );
     }
 
     #[test]

@@ -62,7 +62,17 @@ fn what_stands_in_the_way_is_named() {
     let short = proto::quantity::Span::written("29s");
     one(refusals(delay(), |w| ceil(w, |c| c.max_duration = Some(short))), refusal::ABOVE_CEILING);
     one(refusals(delay(), |w| drop(w.take(Event::NodeDown { node: NODE.into() }))), refusal::NO_DAEMON);
-    one(refusals(delay(), |w| drop(w.take(Event::Leadership { accepts_starts: false }))), refusal::STOP_ONLY);
+    one(
+        refusals(delay(), |w| {
+            drop(w.take(Event::Leadership { accepts_starts: false }));
+        }),
+        refusal::STOP_ONLY,
+    );
+}
+
+#[test]
+fn pods_that_cannot_be_hit_are_named() {
+    let one = |found: Vec<String>, code: &str| assert_eq!(found, [code]);
     one(refusals(delay(), |w| w.halt("h1")), refusal::HALTED);
     one(refusals(delay(), |w| show(w, |p| p.host_network = true)), refusal::HOST_NETWORK);
     one(refusals(delay(), |w| show(w, |p| p.terminating = true)), refusal::NO_TARGETS);
@@ -89,15 +99,22 @@ fn kube_system_and_our_namespace_are_protected_even_below_a_ceiling_of_everythin
 
 #[test]
 fn a_missing_capability_names_the_node_and_what_it_lacks() {
-    let mut world = World::new(with("/faults/0", json!({
-        "name": "late", "on": "payments", "for": "30s", "container": { "pause": {} } })));
+    let mut world = World::new(with(
+        "/faults/0",
+        json!({
+        "name": "late", "target": "payments", "for": "30s", "container": { "pause": {} } }),
+    ));
     world.take(Event::LinkUp { accepted: true });
     world.node_up();
     world.want("r1", Intent::Plan, 0);
     world.settle();
     let plan = world.run("r1").plan.clone().unwrap();
     assert_eq!(plan.refusals[0].code, refusal::MISSING_CAPABILITY);
-    assert!(plan.refusals[0].message.contains("node n1 lacks cgroup-freezer"), "{}", plan.refusals[0].message);
+    assert!(
+        plan.refusals[0].message.contains("node n1 lacks cgroup-freezer"),
+        "{}",
+        plan.refusals[0].message
+    );
 }
 
 #[test]
@@ -162,7 +179,8 @@ fn a_halt_reverts_is_latched_when_durable_and_clean_when_read_back() {
     world.running("r1");
     world.log.clear();
     world.halt("h1");
-    let reverts = world.log.iter().filter(|e| matches!(e, Effect::Revert { reason, .. } if reason == "Halted"));
+    let reverts =
+        world.log.iter().filter(|e| matches!(e, Effect::Revert { reason, .. } if reason == "Halted"));
     assert_eq!(reverts.count(), 2);
     let said = |world: &World| {
         world.log.iter().rev().find_map(|e| match e {
@@ -189,7 +207,12 @@ fn a_halt_object_stops_without_any_centre() {
     let mut world = World::new(delay());
     world.running("r1");
     world.take(Event::LinkDown);
-    let halt = LocalHalt { name: "stop".into(), reason: String::new(), namespace: Some("shop".into()), at: world.now().wall };
+    let halt = LocalHalt {
+        name: "stop".into(),
+        reason: String::new(),
+        namespace: Some("shop".into()),
+        at: world.now().wall,
+    };
     world.take(Event::LocalHalts(Arc::new(vec![halt])));
     world.daemon();
     world.settle();
@@ -231,7 +254,10 @@ fn a_dead_daemon_leaves_unknown_with_an_instant_and_clean_when_it_is_back() {
     assert_ne!(world.run("r1").phase, ClusterPhase::Finished, "not before the deadline has passed");
     world.pass(2_000);
     let over = world.run("r1");
-    assert_eq!((over.outcome, over.reason.as_str(), over.residue), (Some(Outcome::Failed), "NodeLost", Residue::Unknown));
+    assert_eq!(
+        (over.outcome, over.reason.as_str(), over.residue),
+        (Some(Outcome::Failed), "NodeLost", Residue::Unknown)
+    );
     for (status, _) in world.held.values_mut() {
         (status.phase, status.reason) = (InjectionPhase::Reverted, Some(EndReason::DaemonRestart));
     }
@@ -262,11 +288,12 @@ fn what_the_daemon_holds_and_nobody_wants_is_reverted() {
     world.restart();
     world.log.clear();
     world.node_up();
-    let reverts = world.log.iter().filter(|e| matches!(e, Effect::Revert { reason, .. } if reason == "NotWanted"));
+    let reverts =
+        world.log.iter().filter(|e| matches!(e, Effect::Revert { reason, .. } if reason == "NotWanted"));
     assert_eq!(reverts.count(), 2);
 }
 
-fn probed(when: Value, on_breach: &str) -> Value {
+fn probed(when: &[&str], on_breach: &str) -> Value {
     let mut spec = delay();
     spec["steadyState"] = json!([{
         "name": "answers", "http": { "url": "http://checkout.shop:8080/" }, "every": "1s", "breachAfter": 2,
@@ -277,13 +304,14 @@ fn probed(when: Value, on_breach: &str) -> Value {
 
 fn sample(world: &mut World, stage: ProbeStage, good: bool) {
     let run = "r1".parse().unwrap();
-    let sample = Sample { run, stage, probe: "answers".into(), good, latency_ms: Some(5), detail: String::new() };
+    let sample =
+        Sample { run, stage, probe: "answers".into(), good, latency_ms: Some(5), detail: String::new() };
     world.take(Event::Sample(sample));
 }
 
 #[test]
 fn a_steady_state_that_holds() {
-    let mut world = World::new(probed(json!(["Before", "During", "After"]), "Abort"));
+    let mut world = World::new(probed(&["Before", "During", "After"], "Abort"));
     world.running("r1");
     assert_eq!(world.run("r1").phase, ClusterPhase::Baseline);
     assert!(world.held.is_empty(), "nothing before the baseline");
@@ -308,7 +336,7 @@ fn a_steady_state_that_holds() {
 
 #[test]
 fn a_false_baseline_denies() {
-    let mut world = World::new(probed(json!(["Before"]), "Abort"));
+    let mut world = World::new(probed(&["Before"], "Abort"));
     world.running("r1");
     for n in 0..12 {
         sample(&mut world, ProbeStage::Before, n % 2 == 0);
@@ -321,7 +349,7 @@ fn a_false_baseline_denies() {
 #[test]
 fn a_breach_aborts_or_is_recorded() {
     for (on_breach, outcome) in [("Abort", Outcome::Aborted), ("Record", Outcome::Completed)] {
-        let mut world = World::new(probed(json!(["During"]), on_breach));
+        let mut world = World::new(probed(&["During"], on_breach));
         world.running("r1");
         sample(&mut world, ProbeStage::During, false);
         sample(&mut world, ProbeStage::During, false);

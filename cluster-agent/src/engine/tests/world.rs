@@ -43,6 +43,9 @@ pub(super) struct World {
     pub(super) log: Vec<Effect>,
     injected: BTreeSet<InjectionId>,
     stopped: BTreeSet<RunId>,
+    /// Forgotten before the last restart: the centre keeps tombstones and never names them again.
+    buried: BTreeSet<RunId>,
+    forgotten: BTreeSet<RunId>,
     nacked: usize,
 }
 
@@ -66,6 +69,8 @@ impl World {
             log: Vec::new(),
             injected: BTreeSet::new(),
             stopped: BTreeSet::new(),
+            buried: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             nacked: 0,
         };
         world.boot();
@@ -88,7 +93,9 @@ impl World {
         self.halt_writes.clear();
         self.specs.clear();
         self.clocks.clear();
-        self.stopped.extend(self.records.keys().cloned());
+        self.buried.append(&mut self.forgotten);
+        // What was dropped, or stopped without a durable word, the centre never starts again.
+        self.stopped = self.records.keys().cloned().collect();
         let epoch = self.state.settings.agent_epoch + 1;
         self.state = State::new(Settings { cluster: "c2".parse().unwrap(), agent_epoch: epoch });
         self.boot();
@@ -134,7 +141,9 @@ impl World {
             Effect::Inject { node, inject } => self.inject(node, inject),
             Effect::KillPod { run, injection, .. } => self.check(run, injection),
             Effect::Revert { injection, .. } => {
-                if let Some((status, _)) = self.held.get_mut(injection).filter(|(s, _)| !s.phase.is_terminal()) {
+                if let Some((status, _)) =
+                    self.held.get_mut(injection).filter(|(s, _)| !s.phase.is_terminal())
+                {
                     status.phase = InjectionPhase::Reverted;
                     status.reason = Some(EndReason::Stopped);
                 }
@@ -236,6 +245,9 @@ impl World {
 
     /// The centre wants it; a start within `within_ms`.
     pub(super) fn want(&mut self, run: &str, intent: Intent, within_ms: u64) {
+        if self.buried.contains(&run.parse().unwrap()) {
+            return;
+        }
         let mut desired = self.desired(run, intent);
         let mut start_within_ms = 0;
         if intent == Intent::Start {
@@ -244,6 +256,9 @@ impl World {
             start_within_ms = within_ms;
         }
         self.take(Event::Desired { desired: Box::new(desired.clone()), start_within_ms });
+        if intent == Intent::Forget {
+            self.forgotten.insert(desired.run.clone());
+        }
         if matches!(intent, Intent::Stop | Intent::Forget) {
             self.stopped.insert(desired.run);
         }
@@ -279,7 +294,8 @@ impl World {
     }
 
     pub(super) fn halt(&mut self, id: &str) {
-        let halt = json!({ "id": id, "scope": { "type": "fleet" }, "by": "ann", "at": "2026-11-23T00:00:00Z" });
+        let halt =
+            json!({ "id": id, "scope": { "type": "fleet" }, "by": "ann", "at": "2026-11-23T00:00:00Z" });
         let halts = vec![serde_json::from_value(halt).unwrap()];
         let live: Vec<RunId> =
             self.state.runs.iter().filter(|(_, r)| r.is_live()).map(|(id, _)| id.clone()).collect();
@@ -322,7 +338,9 @@ pub(super) fn wall(ms: u64) -> Timestamp {
 pub(super) fn hello(held: Vec<InjectionStatus>) -> NodeHello {
     let mut capabilities = NodeCapabilities::default();
     for name in [capability::CRI, capability::NFT_SETS, capability::NFQUEUE] {
-        capabilities.capabilities.insert(name.into(), CapabilityState { present: true, detail: String::new() });
+        capabilities
+            .capabilities
+            .insert(name.into(), CapabilityState { present: true, detail: String::new() });
     }
     NodeHello {
         node: NODE.into(),
@@ -387,7 +405,7 @@ pub(super) fn delay() -> Value {
             "pick": { "percent": 50 },
             "atMost": { "perCluster": AT_MOST }
         }],
-        "faults": [{ "name": "late", "on": "payments", "for": "30s", "network": { "delay": { "latency": "200ms" } } }],
+        "faults": [{ "name": "late", "target": "payments", "for": "30s", "network": { "delay": { "latency": "200ms" } } }],
         "limits": { "clusterDeadline": "5m" }
     })
 }

@@ -56,7 +56,9 @@ fn the_dispatch_compares_everything_it_was_decided_on() {
     let dispatch = world
         .commits
         .iter()
-        .find(|commit| commit.put.iter().any(|o| matches!(o, Object::Desired(_, d) if d.intent == Intent::Start)))
+        .find(|commit| {
+            commit.put.iter().any(|o| matches!(o, Object::Desired(_, d) if d.intent == Intent::Start))
+        })
         .unwrap();
     let compared = |key: &ObjectKey| dispatch.compare.iter().any(|(compared, _)| compared == key);
     for key in [
@@ -115,7 +117,9 @@ fn what_stands_in_the_way_denies() {
     let mut world = World::new();
     world.member("west");
     world.grant();
-    world.run_with(&["west"], |record| record.spec.not_after = Some(at(-1).to_string()));
+    world.run_with(&["west"], |record| {
+        record.spec.not_after = Some(at(-1).to_string());
+    });
     denied(&world, "TooLate");
 }
 
@@ -157,7 +161,9 @@ fn not_after_bounds_the_start() {
     let mut world = World::new();
     world.member("west");
     world.grant();
-    world.run_with(&["west"], |record| record.spec.not_after = Some(at(30).to_string()));
+    world.run_with(&["west"], |record| {
+        record.spec.not_after = Some(at(30).to_string());
+    });
     world.plan("west", 1);
     assert_eq!(world.desired("west").unwrap().start_before, Some(at(30)));
 }

@@ -53,7 +53,8 @@ async fn every_route_of_the_contract_is_served_and_described() {
     let paths = description["paths"].as_object().expect("paths");
     assert_eq!(paths.len(), expected.len(), "{:?}", paths.keys());
     for (path, methods) in expected {
-        let mut described: Vec<&str> = paths[path].as_object().expect(path).keys().map(String::as_str).collect();
+        let mut described: Vec<&str> =
+            paths[path].as_object().expect(path).keys().map(String::as_str).collect();
         let mut methods: Vec<&str> = methods.split(' ').collect();
         described.sort_unstable();
         methods.sort_unstable();

@@ -23,7 +23,7 @@ use crate::enrolment::Signer;
 use crate::replica::{Replica, ReplicaConfig};
 use crate::rest::{self, Meter};
 use crate::store::memory::MemoryStore;
-use crate::store::{Store, Txn};
+use crate::store::{Outcome, Store, Txn};
 
 /// Nothing in these tests takes longer.
 pub(super) const SOON: Duration = Duration::from_secs(20);
@@ -117,13 +117,9 @@ impl Lab {
         let token = format!("{role}-token-of-the-tests");
         let record = json!({ "name": role, "role": role, "createdAt": "2026-01-01T00:00:00Z" });
         let path = codec::operator_path(&proto::hash::sha256_hex(token.as_bytes()));
-        self.put(Txn::new().put(path, record.to_string())).await;
+        let stored = self.store.txn(Txn::new().put(path, record.to_string())).await;
+        assert!(matches!(stored, Ok(Outcome::Committed { .. })), "{stored:?}");
         token
-    }
-
-    async fn put(&self, txn: Txn) {
-        let revision = self.store.txn(txn).await.and_then(crate::store::Outcome::committed).expect("stored");
-        self.centre.inner.cache.seen(revision).await;
     }
 
     /// A member that is accepted and connected, and never answers.
@@ -141,7 +137,9 @@ impl Lab {
             },
         );
         let path = codec::path(&session.key()).expect("a key");
-        self.put(Txn::new().put(path, codec::encode(&session).expect("a value"))).await;
+        let txn = Txn::new().put(path, codec::encode(&session).expect("a value"));
+        let revision = self.store.txn(txn).await.and_then(Outcome::committed).expect("stored");
+        self.centre.inner.cache.seen(revision).await;
         id
     }
 
@@ -186,11 +184,25 @@ pub(super) fn request(method: Method, path: &str, token: &str, body: Option<&Val
 }
 
 pub(super) async fn send(router: &Router, request: Request<Body>) -> Answer {
-    let response = tokio::time::timeout(SOON, router.clone().oneshot(request)).await.expect("an answer in time");
+    let response =
+        tokio::time::timeout(SOON, router.clone().oneshot(request)).await.expect("an answer in time");
     let (head, body) = response.expect("infallible").into_parts();
     let bytes = body.collect().await.expect("a body").to_bytes();
     let text = String::from_utf8(bytes.to_vec()).expect("text");
     Answer { status: head.status, headers: head.headers, text }
+}
+
+/// What a look finds at last: for what is done behind the answers.
+pub(super) async fn eventually<T>(look: impl AsyncFn() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, looking).await.expect("found in time")
 }
 
 /// An Experiment that is valid.

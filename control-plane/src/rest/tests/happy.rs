@@ -3,7 +3,7 @@
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::fixture::{ADMIN, Lab, experiment, grant, request};
+use super::fixture::{ADMIN, Lab, eventually, experiment, grant, request};
 
 fn names(page: &Value) -> Vec<&str> {
     page["items"].as_array().expect("items").iter().filter_map(|item| item["name"].as_str()).collect()
@@ -23,7 +23,10 @@ async fn the_caller_is_told_who_they_are() {
 async fn experiments_are_stored_listed_and_deleted() {
     let lab = Lab::new().await;
     for name in ["slow", "slow-b", "fast"] {
-        let stored = lab.put_json(&format!("/v1/experiments/{name}"), &json!({ "spec": experiment("c1") })).await.ok(200);
+        let stored = lab
+            .put_json(&format!("/v1/experiments/{name}"), &json!({ "spec": experiment("c1") }))
+            .await
+            .ok(200);
         assert_eq!(stored.json()["spec"], experiment("c1"), "stored as written");
     }
     let first = lab.get("/v1/experiments?limit=2").await.ok(200).json();
@@ -47,10 +50,9 @@ async fn a_tag_guards_against_lost_updates() {
     };
     let mut grant_b = grant("c1");
     grant_b["to"]["maxTargets"] = json!(3);
-    for (path, a, b) in [
-        ("/v1/experiments/slow", experiment("c1"), changed),
-        ("/v1/grants/g1", grant("c1"), grant_b),
-    ] {
+    for (path, a, b) in
+        [("/v1/experiments/slow", experiment("c1"), changed), ("/v1/grants/g1", grant("c1"), grant_b)]
+    {
         let conditional = async |method: Method, tag: &str, spec: Option<&Value>| {
             let body = spec.map(|spec| json!({ "spec": spec }));
             let mut request = request(method, path, ADMIN, body.as_ref());
@@ -99,7 +101,10 @@ async fn members_are_invited_accepted_revoked_and_removed() {
     let id = invitation["cluster"].as_str().expect("an id");
 
     let accepted = lab.post(&format!("/v1/clusters/{id}/accept"), &json!({})).await.ok(200).json();
-    assert_eq!((&accepted["state"], &accepted["spec"]["labels"]["env"]), (&json!("Accepted"), &json!("test")));
+    assert_eq!(
+        (&accepted["state"], &accepted["spec"]["labels"]["env"]),
+        (&json!("Accepted"), &json!("test"))
+    );
     let by_name = lab.get("/v1/clusters/c1").await.ok(200).json();
     assert_eq!(by_name, lab.get(&format!("/v1/clusters/{id}")).await.ok(200).json());
     let revoked = lab.post("/v1/clusters/c1/revoke", &json!({})).await.ok(200).json();
@@ -153,18 +158,18 @@ async fn the_catalogue_and_the_audit_are_read_in_pages() {
     for name in ["g1", "g2", "g3"] {
         lab.put_json(&format!("/v1/grants/{name}"), &json!({ "spec": grant("c1") })).await.ok(200);
     }
-    let mut subjects = Vec::new();
     // The audit is written behind the answers.
-    while subjects.len() < 3 {
-        subjects.clear();
-        let mut path = "/v1/audit?limit=1".to_owned();
+    let subjects = eventually(async || {
+        let (mut subjects, mut path) = (Vec::new(), "/v1/audit?limit=1".to_owned());
         loop {
             let page = lab.get(&path).await.ok(200).json();
-            subjects.extend(page["items"].as_array().expect("items").iter().map(|item| item["subject"].clone()));
+            subjects
+                .extend(page["items"].as_array().expect("items").iter().map(|item| item["subject"].clone()));
             let Some(next) = page["next"].as_str() else { break };
             path = format!("/v1/audit?limit=1&after={next}");
         }
-        tokio::task::yield_now().await;
-    }
+        (subjects.len() >= 3).then_some(subjects)
+    })
+    .await;
     assert_eq!(subjects, ["g1", "g2", "g3"]);
 }

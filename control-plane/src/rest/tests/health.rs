@@ -8,7 +8,7 @@ use http::{Method, Request};
 use serde_json::json;
 
 use super::described::same_as_committed;
-use super::fixture::{Answer, Lab, experiment, send};
+use super::fixture::{Answer, Lab, eventually, experiment, send};
 
 async fn page(lab: &Lab, path: &str) -> Answer {
     let request = Request::builder().method(Method::GET).uri(path).body(Body::empty()).expect("a request");
@@ -31,7 +31,12 @@ fn parse(text: &str) -> BTreeMap<String, Metric> {
     for line in body.lines() {
         if let Some(help) = line.strip_prefix("# HELP ") {
             let (name, help) = help.split_once(' ').expect("name and help");
-            assert!(metrics.insert(name.to_owned(), Metric { help: help.to_owned(), ..Metric::default() }).is_none(), "{name} twice");
+            assert!(
+                metrics
+                    .insert(name.to_owned(), Metric { help: help.to_owned(), ..Metric::default() })
+                    .is_none(),
+                "{name} twice"
+            );
         } else if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').expect("name and type");
             metrics.get_mut(name).expect("help first").kind = kind.to_owned();
@@ -41,9 +46,12 @@ fn parse(text: &str) -> BTreeMap<String, Metric> {
         } else {
             let (sample, value) = line.rsplit_once(' ').expect("sample and value");
             let value: f64 = value.parse().unwrap_or_else(|error| panic!("{line}: {error}"));
-            let (name, labels) = sample.split_once('{').map_or((sample, ""), |(n, l)| (n, l.trim_end_matches('}')));
-            let (_, metric) = metrics.iter_mut().rev().find(|(known, _)| name.starts_with(known.as_str())).expect(line);
-            let keys = labels.split("\",").filter_map(|pair| pair.split_once('=')).map(|(key, _)| key.to_owned());
+            let (name, labels) =
+                sample.split_once('{').map_or((sample, ""), |(n, l)| (n, l.trim_end_matches('}')));
+            let (_, metric) =
+                metrics.iter_mut().rev().find(|(known, _)| name.starts_with(known.as_str())).expect(line);
+            let keys =
+                labels.split("\",").filter_map(|pair| pair.split_once('=')).map(|(key, _)| key.to_owned());
             metric.labels = keys.filter(|key| key != "le").collect();
             metric.samples.push((sample.to_owned(), value));
         }
@@ -77,10 +85,14 @@ async fn the_metrics_say_what_is_there() {
         lab.get(&format!("/v1/runs/{junk}")).await.ok(404);
         lab.get(&format!("/{junk}")).await.ok(404);
     }
-    while lab.get(&format!("/v1/runs/{id}")).await.json()["summary"]["phase"] != "Finished" {
-        tokio::task::yield_now().await;
-    }
-    let metrics = parse(&page(&lab, "/metrics").await.ok(200).text);
+    // The run is decided on, and counted, behind the answers.
+    let ended = "faultline_runs_finished_total{outcome=\"Denied\"} 1";
+    let text = eventually(async || {
+        let text = page(&lab, "/metrics").await.ok(200).text;
+        text.contains(ended).then_some(text)
+    })
+    .await;
+    let metrics = parse(&text);
     let value = |name: &str, sample: &str| {
         let found = metrics[name].samples.iter().find(|(known, _)| known == sample);
         found.unwrap_or_else(|| panic!("{sample}: {:?}", metrics[name])).1
@@ -99,7 +111,9 @@ async fn the_metrics_say_what_is_there() {
     }
     let requests = &metrics["faultline_rest_requests"].samples;
     let of_route = |route: &str, code: &str| {
-        let fits = |(sample, _): &&(String, f64)| sample.contains(&format!("route=\"{route}\"")) && sample.contains(code);
+        let fits = |(sample, _): &&(String, f64)| {
+            sample.contains(&format!("route=\"{route}\"")) && sample.contains(code)
+        };
         requests.iter().filter(fits).map(|(_, count)| count).sum::<f64>()
     };
     assert!((of_route("/v1/runs/{run}", "code=\"404\"") - 3.0).abs() < 0.5, "{requests:?}");
@@ -121,7 +135,13 @@ async fn the_committed_list_is_current() {
         assert!(name.starts_with("faultline_") && !metric.help.is_empty(), "{name}: {metric:?}");
         let suffix = if metric.kind == "counter" { "_total" } else { "" };
         let labels = metric.labels.join(", ");
-        writeln!(text, "| `{name}{suffix}` | {} | {labels} | {} |", metric.kind, metric.help).expect("text");
+        writeln!(
+            text,
+            "| `{name}{suffix}` | {} | {labels} | {} |",
+            metric.kind,
+            metric.help.trim_end_matches('.')
+        )
+        .expect("text");
     }
     same_as_committed("metrics.md", &text);
 }

@@ -1,27 +1,37 @@
 //! What is refused, that it is refused as a problem, and that it leaves nothing behind.
 
+use std::time::Duration;
+
+use axum::Router;
 use axum::body::Body;
-use http::{Method, Request};
+use axum::middleware::map_response;
+use http::{Method, Request, StatusCode};
 use proto::problem::ErrorCode;
 use serde_json::{Value, json};
+use tower_http::timeout::TimeoutLayer;
 
-use super::fixture::{ADMIN, Lab, experiment, grant, request};
+use super::fixture::{ADMIN, Lab, experiment, grant, request, send};
 use crate::rest::openapi;
+use crate::rest::problem::normalise;
 
 /// Every documented operation with names filled in.
 fn operations() -> Vec<(Method, String)> {
     let description = serde_json::to_value(openapi()).expect("JSON");
     let paths = description["paths"].as_object().expect("paths").clone();
     let of_path = |(path, item): (String, Value)| {
-        let path = path.replace("{name}", "x").replace("{run}", "x").replace("{cluster}", "x").replace("{id}", "x");
+        let path =
+            path.replace("{name}", "x").replace("{run}", "x").replace("{cluster}", "x").replace("{id}", "x");
         let methods: Vec<String> = item.as_object().expect("operations").keys().cloned().collect();
-        methods.into_iter().map(move |method| (method.to_uppercase().parse().expect("a method"), path.clone()))
+        methods
+            .into_iter()
+            .map(move |method| (method.to_uppercase().parse().expect("a method"), path.clone()))
     };
     paths.into_iter().flat_map(of_path).collect()
 }
 
 fn raw(method: Method, path: &str, kind: &str, body: impl Into<Body>) -> Request<Body> {
-    let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {ADMIN}"));
+    let request =
+        Request::builder().method(method).uri(path).header("authorization", format!("Bearer {ADMIN}"));
     let request = if kind.is_empty() { request } else { request.header("content-type", kind) };
     request.body(body.into()).expect("a request")
 }
@@ -57,7 +67,8 @@ async fn roles_end_where_they_end() {
     lab.post("/v1/halts", &json!({ "id": "h1", "scope": { "type": "fleet" } })).await.ok(201);
     let spec = json!({ "spec": experiment("c1") });
     let grant = json!({ "spec": grant("c1") });
-    let run = json!({ "name": "r1", "spec": { "experimentRef": { "name": "x" } }, "experiment": experiment("c1") });
+    let run =
+        json!({ "name": "r1", "spec": { "experimentRef": { "name": "x" } }, "experiment": experiment("c1") });
     let halt = json!({ "scope": { "type": "fleet" } });
     let invite = json!({ "name": "c9" });
     let cases = [
@@ -155,7 +166,11 @@ async fn bodies_that_are_none_are_named_for_what_they_are() {
 async fn every_document_is_read_strictly() {
     let lab = Lab::new().await;
     for (path, body, expected) in [
-        ("/v1/runs", json!({ "nam": "x", "planOnly": "yes", "spec": {} }), vec!["nam", "planOnly", "name", "spec.experimentRef"]),
+        (
+            "/v1/runs",
+            json!({ "nam": "x", "planOnly": "yes", "spec": {} }),
+            vec!["nam", "planOnly", "name", "spec.experimentRef"],
+        ),
         ("/v1/halts", json!({ "scope": { "type": "cluster" }, "why": "" }), vec!["why", "scope.cluster"]),
         ("/v1/clusters", json!({ "name": "c1", "ttl": 30, "label": {} }), vec!["label", "ttl"]),
         ("/v1/clusters", json!({ "name": "../c1" }), vec!["name"]),
@@ -175,7 +190,18 @@ async fn every_document_is_read_strictly() {
 async fn junk_in_paths_and_queries_finds_nothing() {
     let lab = Lab::new().await;
     let huge = "a".repeat(5000);
-    for name in ["..", "%2e%2e", "a%2Fb", "..%2F..%2Foperators", "%00", "%ff", "%0a", "a%20b", "%F0%9F%92%A5", huge.as_str()] {
+    for name in [
+        "..",
+        "%2e%2e",
+        "a%2Fb",
+        "..%2F..%2Foperators",
+        "%00",
+        "%ff",
+        "%0a",
+        "a%20b",
+        "%F0%9F%92%A5",
+        huge.as_str(),
+    ] {
         for thing in ["experiments", "grants", "runs", "halts", "clusters"] {
             for method in [Method::GET, Method::DELETE] {
                 let answer = lab.call(method.clone(), &format!("/v1/{thing}/{name}"), ADMIN, None).await;
@@ -186,7 +212,8 @@ async fn junk_in_paths_and_queries_finds_nothing() {
                 assert!(answer.text.len() < 2048, "{method} {thing}/{name}: not echoed");
             }
         }
-        let answer = lab.put_json(&format!("/v1/experiments/{name}"), &json!({ "spec": experiment("c1") })).await;
+        let answer =
+            lab.put_json(&format!("/v1/experiments/{name}"), &json!({ "spec": experiment("c1") })).await;
         assert!(matches!(answer.status.as_u16(), 404 | 422), "PUT {name}: {answer:?}");
         lab.get(&format!("/v1/runs/{name}/watch")).await.problem(404);
     }
@@ -196,6 +223,16 @@ async fn junk_in_paths_and_queries_finds_nothing() {
     lab.get("/v1/audit?after=operators%2F").await.problem(422);
     lab.get("/v1/grants?limit=0").await.ok(200);
     assert_eq!(lab.get("/v1/experiments").await.json()["items"], json!([]));
+}
+
+#[tokio::test]
+async fn taking_too_long_is_a_problem_too() {
+    let never = axum::routing::get(std::future::pending::<()>);
+    let timeout = TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, Duration::from_millis(20));
+    let router = Router::new().route("/slow", never).layer(timeout).layer(map_response(normalise));
+    let answer = send(&router, request(Method::GET, "/slow", "", None)).await;
+    assert_eq!(answer.problem(503).code, ErrorCode::Unavailable);
+    assert_eq!(answer.headers["retry-after"], "1");
 }
 
 #[tokio::test]

@@ -44,7 +44,8 @@ impl Views {
 async fn waiting_run(lab: &Lab) -> String {
     lab.mute_member("c1").await;
     lab.put_json("/v1/grants/g1", &json!({ "spec": grant("c1") })).await.ok(200);
-    let run = json!({ "name": "r1", "spec": { "experimentRef": { "name": "x" } }, "experiment": experiment("c1") });
+    let run =
+        json!({ "name": "r1", "spec": { "experimentRef": { "name": "x" } }, "experiment": experiment("c1") });
     let made = lab.post("/v1/runs", &run).await.ok(201).json();
     made["record"]["id"].as_str().expect("an id").to_owned()
 }

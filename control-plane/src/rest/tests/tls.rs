@@ -21,12 +21,16 @@ type Https = Client<Connector, Full<bytes::Bytes>>;
 
 fn client(throwaway: &Throwaway, protocol: Protocol) -> Https {
     let trust = Trust::Pin(throwaway.authority.pin());
-    let config = config(&ReloadableIdentity::empty(), trust, Expect::Name, protocol).expect("a configuration");
+    let config =
+        config(&ReloadableIdentity::empty(), trust, Expect::Name, protocol).expect("a configuration");
     let mut builder = Client::builder(TokioExecutor::new());
     builder.http2_only(protocol == Protocol::Grpc).build(Connector::new(config))
 }
 
-async fn whoami(client: &Https, authority: &str) -> Result<(StatusCode, Vec<u8>), Box<dyn std::error::Error>> {
+async fn whoami(
+    client: &Https,
+    authority: &str,
+) -> Result<(StatusCode, Vec<u8>), Box<dyn std::error::Error>> {
     let request = Request::get(format!("http://{authority}/v1/whoami"))
         .header("authorization", format!("Bearer {ADMIN}"))
         .body(Full::default())?;

@@ -14,10 +14,7 @@ pub(super) fn translate(operation: &'static str, error: EtcdError) -> Error {
         }
         EtcdError::InvalidArgs(words) => Error::Config(words),
         EtcdError::InvalidUri(error) => Error::Config(error.to_string()),
-        error => Error::Unavailable {
-            operation,
-            source: Box::new(error),
-        },
+        error => Error::Unavailable { operation, source: Box::new(error) },
     }
 }
 
@@ -35,13 +32,7 @@ fn status_error(operation: &'static str, status: tonic::Status) -> Error {
         | Code::AlreadyExists
         | Code::PermissionDenied
         | Code::Unauthenticated
-        | Code::Unimplemented => Error::Refused {
-            operation,
-            source: Box::new(status),
-        },
-        _ => Error::Unavailable {
-            operation,
-            source: Box::new(status),
-        },
+        | Code::Unimplemented => Error::Refused { operation, source: Box::new(status) },
+        _ => Error::Unavailable { operation, source: Box::new(status) },
     }
 }

@@ -22,10 +22,7 @@ impl EtcdStore {
             .with_range(range_end(&start))
             .with_start_revision(early as i64)
             .with_progress_notify();
-        let mut client = self
-            .client
-            .watch_client()
-            .max_decoding_message_size(MAX_ANSWER_BYTES);
+        let mut client = self.client.watch_client().max_decoding_message_size(MAX_ANSWER_BYTES);
         let (answers, first) = self
             .call("watch", async {
                 let mut answers = client.watch(start, Some(options)).await?;
@@ -42,51 +39,38 @@ impl EtcdStore {
         }
         let (items, queue) = mpsc::channel(QUEUE);
         let mut pump = JoinSet::new();
-        let reader = Reader {
-            prefix: self.config.prefix.clone(),
-            from,
-        };
+        let reader = Reader { prefix: self.config.prefix.clone(), from };
         pump.spawn(reader.pump(answers, items));
-        Ok(WatchStream::new(stream::unfold(
-            (queue, pump),
-            |(mut queue, mut pump)| async {
-                if let Some(item) = queue.recv().await {
-                    return Some((Ok(item), (queue, pump)));
-                }
-                // The reader has ended: give its reason, once.
-                match pump.join_next().await? {
-                    Ok(error) => Some((Err(error), (queue, pump))),
-                    Err(error) => Some((Err(ended(&error.to_string())), (queue, pump))),
-                }
-            },
-        )))
+        Ok(WatchStream::new(stream::unfold((queue, pump), |(mut queue, mut pump)| async {
+            if let Some(item) = queue.recv().await {
+                return Some((Ok(item), (queue, pump)));
+            }
+            // The reader has ended: give its reason, once.
+            match pump.join_next().await? {
+                Ok(error) => Some((Err(error), (queue, pump))),
+                Err(error) => Some((Err(ended(&error.to_string())), (queue, pump))),
+            }
+        })))
     }
 
     /// A member may lag behind what another told us; a quorum may not.
     async fn check_not_rewound(&self, from: Revision) -> Result<(), Error> {
         let current = self.health().await?.revision;
         if current + 1 < from {
-            return Err(Error::Rewound {
-                seen: from - 1,
-                current,
-            });
+            return Err(Error::Rewound { seen: from - 1, current });
         }
         Ok(())
     }
 }
 
 fn ended(reason: &str) -> Error {
-    Error::WatchCanceled {
-        reason: reason.to_owned(),
-    }
+    Error::WatchCanceled { reason: reason.to_owned() }
 }
 
 fn cancellation(answer: &WatchResponse) -> Error {
     match answer.compact_revision() {
         0 => ended(answer.cancel_reason()),
-        compact_revision => Error::Compacted {
-            compact_revision: compact_revision as u64,
-        },
+        compact_revision => Error::Compacted { compact_revision: compact_revision as u64 },
     }
 }
 
@@ -134,19 +118,14 @@ impl Reader {
         }
         let mut events = Vec::with_capacity(answer.events().len());
         for event in answer.events() {
-            let kv = event
-                .kv()
-                .ok_or_else(|| Error::Corrupt("event without a key".to_owned()))?;
+            let kv = event.kv().ok_or_else(|| Error::Corrupt("event without a key".to_owned()))?;
             let at = kv.mod_revision() as u64;
             if at < self.from {
                 continue;
             }
             events.push(match event.event_type() {
                 EventType::Put => Event::Put(entry(&self.prefix, kv)?),
-                EventType::Delete => Event::Delete {
-                    key: stripped(&self.prefix, kv)?,
-                    revision: at,
-                },
+                EventType::Delete => Event::Delete { key: stripped(&self.prefix, kv)?, revision: at },
             });
         }
         // Not the header's revision: while a watch catches up, that one is ahead of the events.

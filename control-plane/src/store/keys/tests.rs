@@ -31,14 +31,7 @@ fn every_key(names: &[String; 4], number: u64) -> Vec<(Key<'_>, usize)> {
     vec![
         (Key::ClusterSpec { cluster: a }, 1),
         (Key::ClusterStatus { cluster: a }, 1),
-        (
-            Key::Experiment {
-                origin: a,
-                namespace: b,
-                name: c,
-            },
-            3,
-        ),
+        (Key::Experiment { origin: a, namespace: b, name: c }, 3),
         (Key::Spec { sha256: a }, 1),
         (Key::RunSpec { run: a }, 1),
         (Key::RunPlan { run: a, cluster: b }, 2),
@@ -52,39 +45,12 @@ fn every_key(names: &[String; 4], number: u64) -> Vec<(Key<'_>, usize)> {
         (Key::Leader, 0),
         (Key::Token { id: a }, 1),
         (Key::Cert { cluster: a }, 1),
-        (
-            Key::Revoked {
-                cluster: a,
-                serial: b,
-            },
-            2,
-        ),
+        (Key::Revoked { cluster: a, serial: b }, 2),
         (Key::Ca { epoch: number }, 0),
         (Key::Epoch, 0),
-        (
-            Key::Audit {
-                replica: a,
-                seq: number,
-            },
-            1,
-        ),
-        (
-            Key::RunResult {
-                run: a,
-                cluster: b,
-                chunk: number,
-            },
-            2,
-        ),
-        (
-            Key::Tombstone {
-                origin: a,
-                namespace: b,
-                name: c,
-                uid: d,
-            },
-            4,
-        ),
+        (Key::Audit { replica: a, seq: number }, 1),
+        (Key::RunResult { run: a, cluster: b, chunk: number }, 2),
+        (Key::Tombstone { origin: a, namespace: b, name: c, uid: d }, 4),
     ]
 }
 
@@ -135,30 +101,14 @@ proptest! {
 #[test]
 fn keys_look_as_documented() {
     let path = |key: Key<'_>| key.path().unwrap();
+    assert_eq!(path(Key::RunPlan { run: "r1", cluster: "c2" }), "runs/r1/plan/c2");
     assert_eq!(
-        path(Key::RunPlan {
-            run: "r1",
-            cluster: "c2"
-        }),
-        "runs/r1/plan/c2"
-    );
-    assert_eq!(
-        path(Key::Experiment {
-            origin: "centre",
-            namespace: "shop",
-            name: "x"
-        }),
+        path(Key::Experiment { origin: "centre", namespace: "shop", name: "x" }),
         "experiments/centre/shop/x"
     );
-    assert_eq!(
-        path(Key::Audit { replica: "a", seq: 7 }),
-        "audit/a/00000000000000000007"
-    );
+    assert_eq!(path(Key::Audit { replica: "a", seq: 7 }), "audit/a/00000000000000000007");
     assert_eq!(path(Key::Leader), "leader");
     assert_eq!(Prefix::RunPlans { run: "r1" }.path().unwrap(), "runs/r1/plan/");
     assert_eq!(Key::parse("ca/1"), Err(KeyError::Unknown("ca/1".to_owned())));
-    assert_eq!(
-        Key::parse("runs/r1/plan"),
-        Err(KeyError::Unknown("runs/r1/plan".to_owned()))
-    );
+    assert_eq!(Key::parse("runs/r1/plan"), Err(KeyError::Unknown("runs/r1/plan".to_owned())));
 }

@@ -75,19 +75,13 @@ impl World {
                         "a deadline moved"
                     );
                 }
-                Effect::Apply {
-                    record,
-                    start_before_ms,
-                } => {
+                Effect::Apply { record, start_before_ms } => {
                     let id = &record.injection.id;
                     assert!(self.journalled.contains(id), "applied before it was journalled");
                     assert!(!self.stopped.contains(id), "a stopped id was applied");
                     assert!(self.applied_ever.insert(id.clone()), "applied twice");
                     assert!(now.boottime_ms <= *start_before_ms, "applied late");
-                    assert!(
-                        now.boottime_ms < record.deadline.boottime_ms,
-                        "applied after its deadline"
-                    );
+                    assert!(now.boottime_ms < record.deadline.boottime_ms, "applied after its deadline");
                     assert!(
                         !self.halted && !self.halt_file && !self.draining,
                         "applied while halted or draining"
@@ -107,11 +101,7 @@ impl World {
                 }
                 Effect::WriteEnded(ended) => {
                     let id = &ended.status.id;
-                    assert!(
-                        !self.maybe_made.contains(id),
-                        "over, and may still be made: {:?}",
-                        ended.status
-                    );
+                    assert!(!self.maybe_made.contains(id), "over, and may still be made: {:?}", ended.status);
                     self.stopped.insert(id.clone());
                 }
                 _ => {}
@@ -120,47 +110,25 @@ impl World {
     }
 }
 
-fn event(chance: &Chance, world: &mut World, now: Now) -> Option<Event> {
-    let one = |id: usize| {
-        if id < 2 {
-            pause(&format!("r1.a.{id}"), 7 + id as i32)
-        } else {
-            partition(&format!("r1.a.{id}"), 7, &[])
-        }
-    };
+fn one(id: usize) -> Injection {
+    if id < 2 {
+        pause(&format!("r1.a.{id}"), 7 + id as i32)
+    } else {
+        partition(&format!("r1.a.{id}"), 7, &[])
+    }
+}
+
+/// What comes back of what was asked for.
+fn answer(chance: &Chance, world: &mut World) -> Option<Event> {
     Some(match chance {
-        Chance::Inject { id, epoch } => {
-            let at = |ms: i64| Timestamp::from_millisecond(now.wall_ms + ms).unwrap();
-            Event::Down(NodeDown::Inject(Box::new(Inject {
-                injection: one(*id),
-                agent_epoch: *epoch,
-                remaining_ms: 40_000,
-                deadline: at(40_000),
-                start_before: at(10_000),
-            })))
-        }
-        Chance::Clock { behind_ms } => {
-            let at = Timestamp::from_millisecond(now.wall_ms - behind_ms).unwrap();
-            Event::Down(NodeDown::ClockReply { id: world.probe, at })
-        }
         Chance::Resolve(id, ok) => {
-            let result = if *ok {
-                Ok(plan(&one(*id)))
-            } else {
-                Err(Unfit::TargetGone("x".into()))
-            };
-            Event::Resolved {
-                id: one(*id).id,
-                result,
-            }
+            let result = if *ok { Ok(plan(&one(*id))) } else { Err(Unfit::TargetGone("x".into())) };
+            Event::Resolved { id: one(*id).id, result }
         }
         Chance::Record(id, ok) => {
             let id = one(*id).id;
             world.journalled.insert(id.clone());
-            Event::Recorded {
-                id,
-                result: if *ok { Ok(()) } else { Err("x".into()) },
-            }
+            Event::Recorded { id, result: if *ok { Ok(()) } else { Err("x".into()) } }
         }
         Chance::Apply(id, how) => {
             let id = one(*id).id;
@@ -170,10 +138,7 @@ fn event(chance: &Chance, world: &mut World, now: Now) -> Option<Event> {
             let result = match how {
                 0 => Err(Failure::Late),
                 1 => Err(Failure::Error("x".into())),
-                2 => Err(Failure::Residue(Remains {
-                    what: "x".into(),
-                    command: "y".into(),
-                })),
+                2 => Err(Failure::Residue(Remains { what: "x".into(), command: "y".into() })),
                 _ => Ok(step::Effect::NotCounted),
             };
             if matches!(how, 0 | 1) {
@@ -189,14 +154,8 @@ fn event(chance: &Chance, world: &mut World, now: Now) -> Option<Event> {
             if *ok {
                 world.maybe_made.remove(&id);
             }
-            let remains = Remains {
-                what: "x".into(),
-                command: "y".into(),
-            };
-            Event::Undone {
-                id,
-                result: if *ok { Ok(()) } else { Err(remains) },
-            }
+            let remains = Remains { what: "x".into(), command: "y".into() };
+            Event::Undone { id, result: if *ok { Ok(()) } else { Err(remains) } }
         }
         Chance::Look(id, how) => {
             let look = match how {
@@ -205,32 +164,47 @@ fn event(chance: &Chance, world: &mut World, now: Now) -> Option<Event> {
                 2 => Look::TargetGone,
                 _ => Look::Intended(step::Effect::Seen),
             };
-            Event::Looked {
-                id: one(*id).id,
-                look,
-            }
+            Event::Looked { id: one(*id).id, look }
+        }
+        _ => return None,
+    })
+}
+
+fn event(chance: &Chance, world: &mut World, now: Now) -> Option<Event> {
+    Some(match chance {
+        Chance::Inject { id, epoch } => {
+            let at = |ms: i64| Timestamp::from_millisecond(now.wall_ms + ms).unwrap();
+            Event::Down(NodeDown::Inject(Box::new(Inject {
+                injection: one(*id),
+                agent_epoch: *epoch,
+                remaining_ms: 40_000,
+                deadline: at(40_000),
+                start_before: at(10_000),
+            })))
+        }
+        Chance::Clock { behind_ms } => {
+            let at = Timestamp::from_millisecond(now.wall_ms - behind_ms).unwrap();
+            Event::Down(NodeDown::ClockReply { id: world.probe, at })
+        }
+        Chance::Resolve(..)
+        | Chance::Record(..)
+        | Chance::Apply(..)
+        | Chance::Undo(..)
+        | Chance::Look(..) => {
+            return answer(chance, world);
         }
         Chance::Revert(id) => {
             let id = one(*id).id;
             world.stopped.insert(id.clone());
-            Event::Down(NodeDown::Revert {
-                injection: id,
-                reason: "Stopped".into(),
-            })
+            Event::Down(NodeDown::Revert { injection: id, reason: "Stopped".into() })
         }
         Chance::Halt => {
             world.halted = true;
-            Event::Down(NodeDown::Halts {
-                halts: vec![halt("h1", HaltScope::Fleet)],
-                resumed: vec![],
-            })
+            Event::Down(NodeDown::Halts { halts: vec![halt("h1", HaltScope::Fleet)], resumed: vec![] })
         }
         Chance::Resume => {
             world.halted = false;
-            Event::Down(NodeDown::Halts {
-                halts: vec![],
-                resumed: vec!["h1".parse().unwrap()],
-            })
+            Event::Down(NodeDown::Halts { halts: vec![], resumed: vec!["h1".parse().unwrap()] })
         }
         Chance::HaltFile(present) => {
             world.halt_file = *present;

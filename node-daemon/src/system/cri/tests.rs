@@ -38,27 +38,14 @@ fn junk_is_nothing_known() {
         r#"{"pid": 99999999999}"#,
         r#"{"runtimeSpec": {"linux": {"namespaces": [{"type": "network"}, 3]}}}"#,
     ] {
-        assert_eq!(
-            SandboxInfo::parse(&status(junk)),
-            SandboxInfo::default(),
-            "{junk}"
-        );
+        assert_eq!(SandboxInfo::parse(&status(junk)), SandboxInfo::default(), "{junk}");
     }
-    assert_eq!(
-        SandboxInfo::parse(&PodSandboxStatusResponse::default()),
-        SandboxInfo::default()
-    );
+    assert_eq!(SandboxInfo::parse(&PodSandboxStatusResponse::default()), SandboxInfo::default());
 }
 
 #[test]
 fn handlers_of_other_kernels_are_known() {
-    for handler in [
-        "runsc",
-        "io.containerd.runsc.v1",
-        "kata-qemu",
-        "io.containerd.kata.v2",
-        "gVisor",
-    ] {
+    for handler in ["runsc", "io.containerd.runsc.v1", "kata-qemu", "io.containerd.kata.v2", "gVisor"] {
         assert!(is_other_kernel(handler), "{handler}");
     }
     for handler in ["", "runc", "crun", "io.containerd.runc.v2", "nvidia"] {
@@ -74,8 +61,5 @@ fn a_configured_socket_wins_and_the_first_existing_one_is_found() {
     std::fs::create_dir_all(crio.parent().unwrap()).unwrap();
     std::fs::write(&crio, "").unwrap();
     assert_eq!(find_socket(None, root.path()).unwrap(), crio);
-    assert_eq!(
-        find_socket(Some(Path::new("/x.sock")), root.path()).unwrap(),
-        Path::new("/x.sock")
-    );
+    assert_eq!(find_socket(Some(Path::new("/x.sock")), root.path()).unwrap(), Path::new("/x.sock"));
 }

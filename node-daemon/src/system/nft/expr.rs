@@ -36,11 +36,7 @@ pub(crate) enum Expr {
     /// Loads a fact about the packet.
     Meta { key: MetaKey, register: u32 },
     /// Goes on only if the register compares so.
-    Compare {
-        register: u32,
-        equal: bool,
-        value: Vec<u8>,
-    },
+    Compare { register: u32, equal: bool, value: Vec<u8> },
     /// Loads packet bytes.
     Payload { field: Field, register: u32 },
     /// Goes on only if the registers are in the set.
@@ -88,12 +84,7 @@ pub(crate) enum QueueBy {
 }
 
 impl MetaKey {
-    const ALL: [Self; 4] = [
-        Self::NfProto,
-        Self::L4Proto,
-        Self::DeviceTypeIn,
-        Self::DeviceTypeOut,
-    ];
+    const ALL: [Self; 4] = [Self::NfProto, Self::L4Proto, Self::DeviceTypeIn, Self::DeviceTypeOut];
 
     const fn number(self) -> u32 {
         match self {
@@ -169,11 +160,7 @@ impl Expr {
                 data.put_be32(2, META_PRIORITY);
                 data.put_be32(3, *register);
             }
-            Self::Compare {
-                register,
-                equal,
-                value,
-            } => {
+            Self::Compare { register, equal, value } => {
                 data.put_be32(1, *register);
                 data.put_be32(2, if *equal { CMP_EQ } else { CMP_NEQ });
                 data.nest(3, |nested| nested.put(DATA_VALUE, value));
@@ -231,16 +218,13 @@ impl Expr {
 
     fn decode(name: &str, data: &[u8]) -> Option<Self> {
         Some(match name {
-            "meta" if be32(data, 2) == Some(META_PRIORITY) => Self::SetPriority {
-                register: register(data, 3)?,
-            },
+            "meta" if be32(data, 2) == Some(META_PRIORITY) => {
+                Self::SetPriority { register: register(data, 3)? }
+            }
             "meta" => {
                 let number = be32(data, 2)?;
                 let key = MetaKey::ALL.into_iter().find(|key| key.number() == number)?;
-                Self::Meta {
-                    key,
-                    register: register(data, 1)?,
-                }
+                Self::Meta { key, register: register(data, 1)? }
             }
             "cmp" => {
                 let equal = match be32(data, 2)? {
@@ -249,26 +233,16 @@ impl Expr {
                     _ => return None,
                 };
                 let value = attribute(attribute(data, 3)?, DATA_VALUE)?.to_vec();
-                Self::Compare {
-                    register: register(data, 1)?,
-                    equal,
-                    value,
-                }
+                Self::Compare { register: register(data, 1)?, equal, value }
             }
             "payload" => {
                 let location = (be32(data, 2)?, be32(data, 3)?, be32(data, 4)?);
-                let field = Field::ALL
-                    .into_iter()
-                    .find(|field| field.location() == location)?;
-                Self::Payload {
-                    field,
-                    register: register(data, 1)?,
-                }
+                let field = Field::ALL.into_iter().find(|field| field.location() == location)?;
+                Self::Payload { field, register: register(data, 1)? }
             }
-            "lookup" if be32(data, 5).unwrap_or_default() == 0 => Self::Lookup {
-                set: text(data, 1)?,
-                register: register(data, 2)?,
-            },
+            "lookup" if be32(data, 5).unwrap_or_default() == 0 => {
+                Self::Lookup { set: text(data, 1)?, register: register(data, 2)? }
+            }
             "counter" => Self::Counter,
             "immediate" => decode_immediate(data)?,
             "reject" => match (be32(data, 1)?, attribute(data, 2)) {
@@ -318,10 +292,7 @@ fn decode_immediate(data: &[u8]) -> Option<Expr> {
         let code = be32(attribute(value, DATA_VERDICT)?, VERDICT_CODE)?;
         return (code == 0).then_some(Expr::Drop);
     }
-    Some(Expr::Immediate {
-        register,
-        value: attribute(value, DATA_VALUE)?.to_vec(),
-    })
+    Some(Expr::Immediate { register, value: attribute(value, DATA_VALUE)?.to_vec() })
 }
 
 /// The kernel names the first register of a 16-byte group by its old number (1-4).

@@ -70,13 +70,8 @@ impl Family {
 }
 
 impl Hook {
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Prerouting,
-        Self::Input,
-        Self::Forward,
-        Self::Output,
-        Self::Postrouting,
-    ];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting];
 
     /// Number in the kernel's interface.
     pub(crate) const fn number(self) -> u32 {
@@ -106,9 +101,7 @@ impl Ruleset {
     /// The chains, sets and rules of an intent.
     pub(crate) fn render(spec: &TableSpec) -> Result<Self, Error> {
         if !spec.name.starts_with(TABLE_PREFIX) || spec.name.len() > NAME_BYTES_MAX {
-            return Err(Error::Invalid {
-                what: format!("table name {:?} is not one of ours", spec.name),
-            });
+            return Err(Error::Invalid { what: format!("table name {:?} is not one of ours", spec.name) });
         }
         let mut ruleset = Self::default();
         for (index, rule) in spec.rules.iter().enumerate() {
@@ -124,13 +117,7 @@ impl Ruleset {
 
     fn add(&mut self, index: usize, rule: &RuleSpec) {
         let chain = rule.hook.chain();
-        self.chains.insert(
-            chain.to_owned(),
-            Chain {
-                hook: Some(rule.hook),
-                priority: PRIORITY,
-            },
-        );
+        self.chains.insert(chain.to_owned(), Chain { hook: Some(rule.hook), priority: PRIORITY });
         for (family, suffix) in [(Family::V4, "4"), (Family::V6, "6")] {
             for with_port in [false, true] {
                 let set = Set::of(&rule.peers, family, with_port);
@@ -162,9 +149,7 @@ impl Ruleset {
             let missing = set.elements.difference(&own.elements).count();
             let extra = own.elements.difference(&set.elements).count();
             if missing + extra > 0 || set.fields != own.fields {
-                found.push(format!(
-                    "set {name}: {missing} elements missing or ended, {extra} unknown"
-                ));
+                found.push(format!("set {name}: {missing} elements missing or ended, {extra} unknown"));
             }
         }
         found.extend(
@@ -191,9 +176,7 @@ fn compare<T: PartialEq>(
         }
     }
     found.extend(
-        own.keys()
-            .filter(|name| !wanted.contains_key(*name))
-            .map(|name| format!("unknown {what} {name}")),
+        own.keys().filter(|name| !wanted.contains_key(*name)).map(|name| format!("unknown {what} {name}")),
     );
 }
 
@@ -207,27 +190,18 @@ fn verdicts(verdict: Verdict) -> Vec<Ending> {
     let counted = |expressions: Vec<Expr>| {
         let mut all = vec![Expr::Counter];
         all.extend(expressions);
-        Ending {
-            only_tcp: false,
-            expressions: all,
-        }
+        Ending { only_tcp: false, expressions: all }
     };
     match verdict {
         Verdict::Drop => vec![counted(vec![Expr::Drop])],
         Verdict::Count => vec![counted(vec![])],
         Verdict::Queue { number } => vec![counted(vec![Expr::Queue { number }])],
         Verdict::Priority { class } => vec![counted(vec![
-            Expr::Immediate {
-                register: REG32_00,
-                value: class.to_ne_bytes().to_vec(),
-            },
+            Expr::Immediate { register: REG32_00, value: class.to_ne_bytes().to_vec() },
             Expr::SetPriority { register: REG32_00 },
         ])],
         Verdict::Reject => vec![
-            Ending {
-                only_tcp: true,
-                ..counted(vec![Expr::Reject { tcp_reset: true }])
-            },
+            Ending { only_tcp: true, ..counted(vec![Expr::Reject { tcp_reset: true }]) },
             counted(vec![Expr::Reject { tcp_reset: false }]),
         ],
     }
@@ -235,63 +209,26 @@ fn verdicts(verdict: Verdict) -> Vec<Ending> {
 
 /// The part of a rule before its verdict. The key's fields are loaded into consecutive registers.
 fn matches(rule: &RuleSpec, family: Family, with_port: bool, set: &str, only_tcp: bool) -> Vec<Expr> {
-    let nfproto = if family == Family::V4 {
-        NFPROTO_IPV4
-    } else {
-        NFPROTO_IPV6
-    };
+    let nfproto = if family == Family::V4 { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
     let mut list = vec![
-        Expr::Meta {
-            key: MetaKey::NfProto,
-            register: REG32_00,
-        },
-        Expr::Compare {
-            register: REG32_00,
-            equal: true,
-            value: vec![nfproto],
-        },
+        Expr::Meta { key: MetaKey::NfProto, register: REG32_00 },
+        Expr::Compare { register: REG32_00, equal: true, value: vec![nfproto] },
     ];
     if rule.spare_loopback {
-        list.push(Expr::Meta {
-            key: rule.hook.device_type(),
-            register: REG32_00,
-        });
-        list.push(Expr::Compare {
-            register: REG32_00,
-            equal: false,
-            value: MetaKey::loopback(),
-        });
+        list.push(Expr::Meta { key: rule.hook.device_type(), register: REG32_00 });
+        list.push(Expr::Compare { register: REG32_00, equal: false, value: MetaKey::loopback() });
     }
     if only_tcp {
-        list.push(Expr::Meta {
-            key: MetaKey::L4Proto,
-            register: REG32_00,
-        });
-        list.push(Expr::Compare {
-            register: REG32_00,
-            equal: true,
-            value: vec![TCP],
-        });
+        list.push(Expr::Meta { key: MetaKey::L4Proto, register: REG32_00 });
+        list.push(Expr::Compare { register: REG32_00, equal: true, value: vec![TCP] });
     }
     let protocol = REG32_00 + family.bytes() / 4;
-    list.push(Expr::Payload {
-        field: Field::Address(family, rule.peer),
-        register: REG32_00,
-    });
-    list.push(Expr::Meta {
-        key: MetaKey::L4Proto,
-        register: protocol,
-    });
+    list.push(Expr::Payload { field: Field::Address(family, rule.peer), register: REG32_00 });
+    list.push(Expr::Meta { key: MetaKey::L4Proto, register: protocol });
     if with_port {
-        list.push(Expr::Payload {
-            field: Field::Port(rule.port),
-            register: protocol + 1,
-        });
+        list.push(Expr::Payload { field: Field::Port(rule.port), register: protocol + 1 });
     }
-    list.push(Expr::Lookup {
-        set: set.to_owned(),
-        register: REG32_00,
-    });
+    list.push(Expr::Lookup { set: set.to_owned(), register: REG32_00 });
     list
 }
 
@@ -348,10 +285,7 @@ impl Element {
             }
             key
         };
-        Self {
-            first: key(range.0, protocols.0),
-            last: key(range.1, protocols.1),
-        }
+        Self { first: key(range.0, protocols.0), last: key(range.1, protocols.1) }
     }
 }
 
@@ -360,10 +294,7 @@ fn range_of(cidr: &IpNet, family: Family) -> Option<(u128, u128)> {
         IpAddr::V4(address) => u128::from(u32::from(address)),
         IpAddr::V6(address) => u128::from(address),
     };
-    let matching = matches!(
-        (cidr, family),
-        (IpNet::V4(_), Family::V4) | (IpNet::V6(_), Family::V6)
-    );
+    let matching = matches!((cidr, family), (IpNet::V4(_), Family::V4) | (IpNet::V6(_), Family::V6));
     matching.then(|| (number(cidr.network()), number(cidr.broadcast())))
 }
 

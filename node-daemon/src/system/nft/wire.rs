@@ -50,25 +50,16 @@ impl Batch {
         buffer.message(BATCH_BEGIN, NLM_F_REQUEST, first, |body| {
             body.raw(&[0, 0, 0, SUBSYSTEM as u8]);
         });
-        Self {
-            buffer,
-            first,
-            last: first,
-        }
+        Self { buffer, first, last: first }
     }
 
     fn add(&mut self, socket: &mut Socket, kind: u16, flags: u16, fill: impl FnOnce(&mut Attributes<'_>)) {
         self.last = socket.next_sequence();
         // Every message is acknowledged: an error of any of them undoes them all.
-        self.buffer.message(
-            SUBSYSTEM << 8 | kind,
-            NLM_F_REQUEST | NLM_F_ACK | flags,
-            self.last,
-            |body| {
-                body.raw(&[FAMILY_INET, 0, 0, 0]);
-                fill(body);
-            },
-        );
+        self.buffer.message(SUBSYSTEM << 8 | kind, NLM_F_REQUEST | NLM_F_ACK | flags, self.last, |body| {
+            body.raw(&[FAMILY_INET, 0, 0, 0]);
+            fill(body);
+        });
     }
 
     fn commit(mut self, socket: &mut Socket) -> io::Result<()> {
@@ -86,11 +77,7 @@ pub(crate) fn install(name: &str, ruleset: &Ruleset, lifetime_ms: u64, queue_by:
     let socket = &mut socket;
     let mut batch = Batch::begin(socket);
     // Created first so that deleting what may not exist cannot fail.
-    for (kind, flags) in [
-        (NEW_TABLE, NLM_F_CREATE),
-        (DELETE_TABLE, 0),
-        (NEW_TABLE, NLM_F_CREATE),
-    ] {
+    for (kind, flags) in [(NEW_TABLE, NLM_F_CREATE), (DELETE_TABLE, 0), (NEW_TABLE, NLM_F_CREATE)] {
         batch.add(socket, kind, flags, |body| body.put_str(1, name));
     }
     for (id, (set_name, set)) in (1u32..).zip(&ruleset.sets) {
@@ -201,54 +188,27 @@ fn absent_is<T>(result: io::Result<Option<T>>) -> io::Result<Option<T>> {
 
 fn read_present(socket: &mut Socket, name: &str) -> io::Result<TableState> {
     ask(socket, GET_TABLE, NLM_F_ACK, |body| body.put_str(1, name))?;
-    let mut state = TableState {
-        ruleset: Ruleset::default(),
-        counters: Vec::new(),
-        remaining_ms: BTreeMap::new(),
-    };
+    let mut state =
+        TableState { ruleset: Ruleset::default(), counters: Vec::new(), remaining_ms: BTreeMap::new() };
     let ours = |body: &[u8]| text(body, 1).as_deref() == Some(name);
 
-    for body in dump(socket, GET_CHAIN, |body| body.put_str(1, name))?
-        .iter()
-        .filter(|body| ours(body))
-    {
+    for body in dump(socket, GET_CHAIN, |body| body.put_str(1, name))?.iter().filter(|body| ours(body)) {
         let hook = attribute(body, 4).unwrap_or_default();
         let number = be32(hook, 1);
         let at = Hook::ALL.into_iter().find(|hook| Some(hook.number()) == number);
         let priority = be32(hook, 2).unwrap_or_default() as i32;
-        state
-            .ruleset
-            .chains
-            .insert(text(body, 3).unwrap_or_default(), Chain { hook: at, priority });
+        state.ruleset.chains.insert(text(body, 3).unwrap_or_default(), Chain { hook: at, priority });
     }
-    for body in dump(socket, GET_RULE, |body| body.put_str(1, name))?
-        .iter()
-        .filter(|body| ours(body))
-    {
+    for body in dump(socket, GET_RULE, |body| body.put_str(1, name))?.iter().filter(|body| ours(body)) {
         let (expressions, counter) = Expr::decode_list(attribute(body, 4).unwrap_or_default());
-        state
-            .ruleset
-            .rules
-            .entry(text(body, 2).unwrap_or_default())
-            .or_default()
-            .push(expressions);
+        state.ruleset.rules.entry(text(body, 2).unwrap_or_default()).or_default().push(expressions);
         state.counters.push(counter);
     }
-    for body in dump(socket, GET_SET, |body| body.put_str(1, name))?
-        .iter()
-        .filter(|body| ours(body))
-    {
+    for body in dump(socket, GET_SET, |body| body.put_str(1, name))?.iter().filter(|body| ours(body)) {
         let set_name = text(body, 2).unwrap_or_default();
-        let concat = attribute(body, 9)
-            .and_then(|description| attribute(description, 2))
-            .unwrap_or_default();
-        let fields = attributes(concat)
-            .filter_map(|(_, field)| be32(field, 1))
-            .collect();
-        let mut set = Set {
-            fields,
-            ..Set::default()
-        };
+        let concat = attribute(body, 9).and_then(|description| attribute(description, 2)).unwrap_or_default();
+        let fields = attributes(concat).filter_map(|(_, field)| be32(field, 1)).collect();
+        let mut set = Set { fields, ..Set::default() };
         let remaining = read_elements(socket, name, &set_name, &mut set)?;
         state.remaining_ms.insert(set_name.clone(), remaining);
         state.ruleset.sets.insert(set_name, set);
@@ -266,21 +226,14 @@ fn read_elements(socket: &mut Socket, table: &str, set_name: &str, set: &mut Set
     let mut remaining = Vec::new();
     for body in &messages {
         for (_, element) in attributes(attribute(body, 3).unwrap_or_default()) {
-            let key = |kind| {
-                attribute(element, kind)
-                    .and_then(|key| attribute(key, 1))
-                    .map(<[u8]>::to_vec)
-            };
+            let key = |kind| attribute(element, kind).and_then(|key| attribute(key, 1)).map(<[u8]>::to_vec);
             let left_ms = be64(element, 5);
             if left_ms == Some(0) {
                 continue;
             }
             // One without a timeout is not of our making; the empty corner makes it differ.
             let first = key(1).filter(|_| left_ms.is_some()).unwrap_or_default();
-            set.elements.insert(Element {
-                first,
-                last: key(10).unwrap_or_default(),
-            });
+            set.elements.insert(Element { first, last: key(10).unwrap_or_default() });
             remaining.extend(left_ms);
         }
     }

@@ -20,27 +20,19 @@ impl Tree {
     }
 
     fn roots(&self) -> Roots {
-        Roots {
-            proc: self.0.path().join("proc"),
-            cgroup: self.0.path().join("cgroup"),
-        }
+        Roots { proc: self.0.path().join("proc"), cgroup: self.0.path().join("cgroup") }
     }
 
     fn found(&self) -> Vec<(String, String)> {
         let top = self.roots().cgroup;
         let relative = |path: PathBuf| path.strip_prefix(&top).unwrap().display().to_string();
         let all = cgroup_of(&self.roots(), 42).unwrap().directories;
-        all.into_iter()
-            .map(|(name, path)| (name, relative(path)))
-            .collect()
+        all.into_iter().map(|(name, path)| (name, relative(path))).collect()
     }
 }
 
 fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs
-        .iter()
-        .map(|(name, path)| ((*name).to_owned(), (*path).to_owned()))
-        .collect()
+    pairs.iter().map(|(name, path)| ((*name).to_owned(), (*path).to_owned())).collect()
 }
 
 const STAT: &str = "42 (a) b (c)) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 200";
@@ -49,15 +41,9 @@ const STAT: &str = "42 (a) b (c)) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 
 fn the_start_time_is_found_whatever_the_command_is_called() {
     let tree = Tree::new(STAT, "", &[]);
     assert_eq!(start_ticks(&tree.roots(), 42).unwrap(), 987_654);
-    let process = ProcessRef {
-        pid: 42,
-        start_ticks: 987_654,
-    };
+    let process = ProcessRef { pid: 42, start_ticks: 987_654 };
     check_process(&tree.roots(), &process).unwrap();
-    let later = ProcessRef {
-        start_ticks: 1,
-        ..process.clone()
-    };
+    let later = ProcessRef { start_ticks: 1, ..process.clone() };
     assert!(check_process(&tree.roots(), &later).unwrap_err().is_target_gone());
     let other = ProcessRef { pid: 43, ..process };
     assert!(check_process(&tree.roots(), &other).unwrap_err().is_target_gone());
@@ -67,18 +53,9 @@ fn the_start_time_is_found_whatever_the_command_is_called() {
 fn a_zombie_is_gone_and_junk_is_invalid() {
     let zombie = Tree::new(&STAT.replace(") S", ") Z"), "", &[]);
     assert!(start_ticks(&zombie.roots(), 42).unwrap_err().is_target_gone());
-    for junk in [
-        "",
-        "42",
-        "42 (x)",
-        "42 (x) S 1 2 3",
-        "42 (x) S a b c d e f g h i j k l m n o p q r s t",
-    ] {
+    for junk in ["", "42", "42 (x)", "42 (x) S 1 2 3", "42 (x) S a b c d e f g h i j k l m n o p q r s t"] {
         let tree = Tree::new(junk, "", &[]);
-        assert!(
-            matches!(start_ticks(&tree.roots(), 42), Err(Error::Invalid { .. })),
-            "{junk:?}"
-        );
+        assert!(matches!(start_ticks(&tree.roots(), 42), Err(Error::Invalid { .. })), "{junk:?}");
     }
 }
 
@@ -86,13 +63,7 @@ fn a_zombie_is_gone_and_junk_is_invalid() {
 fn v1_controllers_are_found_alone_or_joint() {
     let lines =
         "9:name=systemd:/pods/x\n5:cpu,cpuacct:/pods/x\n4:freezer:/pods/x\n3:memory:/pods/gone\n0::/pods/x\n";
-    let directories = [
-        "systemd/pods/x",
-        "cpu,cpuacct/pods/x",
-        "freezer/pods/x",
-        "memory",
-        "unified/pods/x",
-    ];
+    let directories = ["systemd/pods/x", "cpu,cpuacct/pods/x", "freezer/pods/x", "memory", "unified/pods/x"];
     let expected = pairs(&[
         ("cpu", "cpu,cpuacct/pods/x"),
         ("cpuacct", "cpu,cpuacct/pods/x"),

@@ -74,11 +74,7 @@ pub(super) fn parse_netem(device: &str, options: &[u8]) -> Option<NetemSpec> {
         return None;
     }
     let rest = options.get(NETEM_QOPT_BYTES..)?;
-    let nanos = |kind| {
-        Some(u64::from_ne_bytes(
-            attribute(rest, kind)?.get(..8)?.try_into().ok()?,
-        ))
-    };
+    let nanos = |kind| Some(u64::from_ne_bytes(attribute(rest, kind)?.get(..8)?.try_into().ok()?));
     let share =
         attribute(rest, NETEM_CORRELATION).and_then(|bytes| Some(u32::from_ne_bytes(*bytes.first_chunk()?)));
     let percent = (0..=100).find(|percent| correlation(*percent) == share.unwrap_or_default())?;
@@ -96,10 +92,7 @@ pub(crate) fn install(spec: &NetemSpec) -> Result<(), Error> {
     let device = &spec.device;
     let refused = |error: io::Error| Error::refused(format!("install netem on {device}"), error);
     let missing_or = |error: io::Error| match error.raw_os_error() {
-        Some(libc::ENOENT) => Error::Missing {
-            capability: "netem",
-            detail: "unknown qdisc kind".to_owned(),
-        },
+        Some(libc::ENOENT) => Error::Missing { capability: "netem", detail: "unknown qdisc kind".to_owned() },
         _ => refused(error),
     };
     let mut socket = Socket::open(SockProtocol::NetlinkRoute).map_err(refused)?;
@@ -113,21 +106,11 @@ pub(crate) fn install(spec: &NetemSpec) -> Result<(), Error> {
             });
         }
     }
-    if !qdiscs
-        .iter()
-        .any(|qdisc| qdisc.parent == ROOT && qdisc.handle == ROOT_HANDLE)
-    {
+    if !qdiscs.iter().any(|qdisc| qdisc.parent == ROOT && qdisc.handle == ROOT_HANDLE) {
         put(&mut socket, index, (ROOT_HANDLE, ROOT), "prio", &prio_options()).map_err(missing_or)?;
     }
     let parent = ROOT_HANDLE | u32::from(NETEM_BAND);
-    put(
-        &mut socket,
-        index,
-        (NETEM_HANDLE, parent),
-        "netem",
-        &netem_options(spec),
-    )
-    .map_err(|error| {
+    put(&mut socket, index, (NETEM_HANDLE, parent), "netem", &netem_options(spec)).map_err(|error| {
         let _ = delete(&mut socket, index, ROOT_HANDLE, ROOT);
         missing_or(error)
     })
@@ -142,15 +125,10 @@ pub(crate) fn read(device: &str) -> Result<Option<NetemState>, Error> {
         other => other?,
     };
     let qdiscs = list(&mut socket, index).map_err(refused)?;
-    if !qdiscs
-        .iter()
-        .any(|qdisc| qdisc.parent == ROOT && qdisc.handle == ROOT_HANDLE)
-    {
+    if !qdiscs.iter().any(|qdisc| qdisc.parent == ROOT && qdisc.handle == ROOT_HANDLE) {
         return Ok(None);
     }
-    let netem = qdiscs
-        .iter()
-        .find(|qdisc| qdisc.handle == NETEM_HANDLE && qdisc.kind == "netem");
+    let netem = qdiscs.iter().find(|qdisc| qdisc.handle == NETEM_HANDLE && qdisc.kind == "netem");
     let unset = NetemSpec {
         device: device.to_owned(),
         latency_us: 0,
@@ -158,16 +136,10 @@ pub(crate) fn read(device: &str) -> Result<Option<NetemState>, Error> {
         correlation_percent: 0,
         limit_packets: 0,
     };
-    Ok(Some(netem.map_or(
-        NetemState {
-            spec: unset.clone(),
-            packets: 0,
-        },
-        |qdisc| NetemState {
-            spec: parse_netem(device, &qdisc.options).unwrap_or(unset),
-            packets: qdisc.packets,
-        },
-    )))
+    Ok(Some(netem.map_or(NetemState { spec: unset.clone(), packets: 0 }, |qdisc| NetemState {
+        spec: parse_netem(device, &qdisc.options).unwrap_or(unset),
+        packets: qdisc.packets,
+    })))
 }
 
 /// Deletes our own root; anything else is left alone.
@@ -179,10 +151,7 @@ pub(crate) fn remove(device: &str) -> Result<(), Error> {
         other => other?,
     };
     let qdiscs = list(&mut socket, index).map_err(refused)?;
-    if !qdiscs
-        .iter()
-        .any(|qdisc| qdisc.parent == ROOT && qdisc.handle == ROOT_HANDLE)
-    {
+    if !qdiscs.iter().any(|qdisc| qdisc.parent == ROOT && qdisc.handle == ROOT_HANDLE) {
         return Ok(());
     }
     match delete(&mut socket, index, ROOT_HANDLE, ROOT) {
@@ -198,9 +167,7 @@ pub(crate) fn knows(kind: &str, options: &[u8]) -> io::Result<bool> {
     let index = if_nametoindex("lo")?;
     match put(&mut socket, index, (ROOT_HANDLE, ROOT), kind, options) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        other => other
-            .and_then(|()| delete(&mut socket, index, ROOT_HANDLE, ROOT))
-            .map(|()| true),
+        other => other.and_then(|()| delete(&mut socket, index, ROOT_HANDLE, ROOT)).map(|()| true),
     }
 }
 
@@ -251,10 +218,7 @@ fn list(socket: &mut Socket, index: u32) -> io::Result<Vec<Qdisc>> {
     });
     let answers = socket.exchange(&buffer, sequence, sequence)?;
     let word = |bytes: &[u8], at: usize| {
-        bytes
-            .get(at..at + 4)
-            .and_then(|four| four.try_into().ok())
-            .map(u32::from_ne_bytes)
+        bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map(u32::from_ne_bytes)
     };
     let parse = |payload: &[u8]| {
         let body = payload.get(TCM_BYTES..)?;
@@ -268,10 +232,7 @@ fn list(socket: &mut Socket, index: u32) -> io::Result<Vec<Qdisc>> {
             packets: u64::from(basic.and_then(|basic| word(basic, 8)).unwrap_or_default()),
         })
     };
-    Ok(answers
-        .iter()
-        .filter_map(|answer| parse(&answer.payload))
-        .collect())
+    Ok(answers.iter().filter_map(|answer| parse(&answer.payload)).collect())
 }
 
 #[cfg(test)]

@@ -76,7 +76,9 @@ impl Candidate {
                 Some(_) => Move::Lost,
             };
         }
-        let Some(held) = held else { return Move::Take { transitions: floor } };
+        let Some(held) = held else {
+            return Move::Take { transitions: floor };
+        };
         let next = Move::Take { transitions: floor.max(held.transitions.saturating_add(1)) };
         if held.holder.is_empty() || held.holder == self.name {
             return next;
@@ -121,8 +123,16 @@ mod tests {
         assert_eq!(a.judge(None, 0, now), Move::Take { transitions: 0 }, "the first: epoch 1");
         assert_eq!(a.judge(None, 7, now), Move::Take { transitions: 7 }, "a deleted lease: epoch 8");
         assert_eq!(a.judge(Some(&held("", 2, "1")), 3, now), Move::Take { transitions: 3 }, "given back");
-        assert_eq!(a.judge(Some(&held("a", 2, "1")), 3, now), Move::Take { transitions: 3 }, "an earlier process");
-        assert_eq!(a.judge(Some(&held("", 2, "1")), 9, now), Move::Take { transitions: 9 }, "made anew by hand");
+        assert_eq!(
+            a.judge(Some(&held("a", 2, "1")), 3, now),
+            Move::Take { transitions: 3 },
+            "an earlier process"
+        );
+        assert_eq!(
+            a.judge(Some(&held("", 2, "1")), 9, now),
+            Move::Take { transitions: 9 },
+            "made anew by hand"
+        );
     }
 
     #[test]

@@ -17,19 +17,15 @@ fn any_expression() -> impl Strategy<Value = Expr> {
     let register = REG32_00..REG32_00 + 16;
     let value = proptest::collection::vec(any::<u8>(), 1..16);
     prop_oneof![
-        (0..MetaKey::ALL.len(), register.clone()).prop_map(|(key, register)| Expr::Meta {
-            key: MetaKey::ALL[key],
-            register
-        }),
+        (0..MetaKey::ALL.len(), register.clone())
+            .prop_map(|(key, register)| Expr::Meta { key: MetaKey::ALL[key], register }),
         (register.clone(), any::<bool>(), value.clone()).prop_map(|(register, equal, value)| Expr::Compare {
             register,
             equal,
             value
         }),
-        (0..Field::ALL.len(), register.clone()).prop_map(|(field, register)| Expr::Payload {
-            field: Field::ALL[field],
-            register
-        }),
+        (0..Field::ALL.len(), register.clone())
+            .prop_map(|(field, register)| Expr::Payload { field: Field::ALL[field], register }),
         ("[a-z0-9]{1,12}", register.clone()).prop_map(|(set, register)| Expr::Lookup { set, register }),
         (register.clone(), value).prop_map(|(register, value)| Expr::Immediate { register, value }),
         register.prop_map(|register| Expr::SetPriority { register }),
@@ -77,10 +73,5 @@ fn another_verdict_is_not_a_drop() {
             });
         });
     });
-    assert_eq!(
-        Expr::decode_list(&bytes).0,
-        [Expr::Unknown {
-            name: "immediate".to_owned()
-        }]
-    );
+    assert_eq!(Expr::decode_list(&bytes).0, [Expr::Unknown { name: "immediate".to_owned() }]);
 }

@@ -16,27 +16,17 @@ fn spec(peers: Vec<Peer>, verdict: Verdict) -> TableSpec {
         verdict,
         spare_loopback: true,
     };
-    TableSpec {
-        name: "fl_x".to_owned(),
-        rules: vec![rule],
-    }
+    TableSpec { name: "fl_x".to_owned(), rules: vec![rule] }
 }
 
 fn peer(cidr: &str, ports: &[u16]) -> Peer {
-    Peer {
-        cidr: cidr.parse().unwrap(),
-        ports: ports.to_vec(),
-    }
+    Peer { cidr: cidr.parse().unwrap(), ports: ports.to_vec() }
 }
 
 #[test]
 fn overlapping_blocks_become_disjoint_ranges() {
-    let peers = vec![
-        peer("10.0.0.0/8", &[]),
-        peer("10.2.0.0/16", &[]),
-        peer("11.0.0.0/8", &[]),
-        peer("::/0", &[]),
-    ];
+    let peers =
+        vec![peer("10.0.0.0/8", &[]), peer("10.2.0.0/16", &[]), peer("11.0.0.0/8", &[]), peer("::/0", &[])];
     let ruleset = Ruleset::render(&spec(peers, Verdict::Drop)).unwrap();
     let v4 = &ruleset.sets["r0v4"];
     let only = v4.elements.first().unwrap();
@@ -50,11 +40,7 @@ fn overlapping_blocks_become_disjoint_ranges() {
 
 #[test]
 fn ports_make_a_set_of_their_own_for_tcp_and_udp() {
-    let peers = vec![
-        peer("10.0.0.0/8", &[80, 443]),
-        peer("10.9.0.0/16", &[80]),
-        peer("1.1.1.1/32", &[]),
-    ];
+    let peers = vec![peer("10.0.0.0/8", &[80, 443]), peer("10.9.0.0/16", &[80]), peer("1.1.1.1/32", &[])];
     let ruleset = Ruleset::render(&spec(peers, Verdict::Reject)).unwrap();
     assert_eq!(ruleset.sets["r0v4p"].elements.len(), 4);
     assert_eq!(ruleset.sets["r0v4"].elements.len(), 1);
@@ -68,15 +54,8 @@ fn what_is_not_ours_or_matches_nothing_is_refused() {
     foreign.name = "filter".to_owned();
     let mut long = foreign.clone();
     long.name = format!("fl_{}", "x".repeat(40));
-    let many = (0..5000u32)
-        .map(|n| peer(&format!("{}/32", Ipv4Addr::from(n * 2)), &[]))
-        .collect();
-    for refused in [
-        foreign,
-        long,
-        spec(vec![], Verdict::Drop),
-        spec(many, Verdict::Drop),
-    ] {
+    let many = (0..5000u32).map(|n| peer(&format!("{}/32", Ipv4Addr::from(n * 2)), &[])).collect();
+    for refused in [foreign, long, spec(vec![], Verdict::Drop), spec(many, Verdict::Drop)] {
         assert!(matches!(Ruleset::render(&refused), Err(Error::Invalid { .. })));
     }
 }

@@ -42,10 +42,7 @@ fn what_is_written_is_read_and_junk_is_not() {
     let bytes = netem_options(&spec());
     assert_eq!(parse_netem("eth0", &bytes), Some(spec()));
     for length in 0..bytes.len() {
-        assert_eq!(
-            parse_netem("eth0", &bytes[..length]).filter(|read| *read == spec()),
-            None
-        );
+        assert_eq!(parse_netem("eth0", &bytes[..length]).filter(|read| *read == spec()), None);
     }
     let mut lossy = bytes;
     lossy[8] = 1;

@@ -31,7 +31,11 @@ async fn a_run_is_planned_dispatched_and_finished() {
     agent.until("ClockReply", |down| matches!(down, Down::ClockReply { id: 7, .. })).await;
 
     agent.phase(&start, ClusterPhase::Running).await;
-    agent.until("ObservedAck", |down| matches!(down, Down::ObservedAck { .. }) && run_of(down) == Some(&start.run)).await;
+    agent
+        .until("ObservedAck", |down| {
+            matches!(down, Down::ObservedAck { .. }) && run_of(down) == Some(&start.run)
+        })
+        .await;
     let view = centre.until(&id, "running", |view| view.summary.phase == RunPhase::Running).await;
     assert_eq!((view.summary.clusters.total, view.summary.clusters.running), (1, 1));
     assert_eq!(view.summary.plan_hash, start.plan_hash);

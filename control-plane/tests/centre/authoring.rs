@@ -1,0 +1,144 @@
+//! What authors in a member cluster write.
+
+use proto::assignment::{Intent, Outcome, StopReason};
+use proto::status::{AuthoredStatus, RunPhase};
+use proto::wire::{Authored, AuthoredKind, AuthoredRef, Down, Up};
+use serde_json::json;
+
+use super::agent::Agent;
+use super::fixture::{Centre, admin, eventually, experiment_spec};
+
+fn reference(kind: AuthoredKind, name: &str, uid: &str) -> AuthoredRef {
+    AuthoredRef { kind, namespace: "shop".parse().unwrap(), name: name.parse().unwrap(), uid: uid.to_owned() }
+}
+
+fn experiment(spec: &serde_json::Value) -> Up {
+    let object = reference(AuthoredKind::Experiment, "slow", "e-1");
+    Up::Authored(Authored {
+        object,
+        generation: 1,
+        author: String::new(),
+        body: spec.to_string().into_bytes(),
+    })
+}
+
+fn run(name: &str, uid: &str) -> Up {
+    let body = json!({ "experimentRef": { "name": "slow" } }).to_string().into_bytes();
+    let object = reference(AuthoredKind::Run, name, uid);
+    Up::Authored(Authored { object, generation: 1, author: "ann".to_owned(), body })
+}
+
+/// The next status of an object that is as wanted.
+async fn status(agent: &mut Agent, uid: &str, wanted: impl Fn(&AuthoredStatus) -> bool) -> AuthoredStatus {
+    let read = |down: &Down| match down {
+        Down::Mirror(mirror) if mirror.object.uid == uid => serde_json::from_slice(&mirror.status).ok(),
+        _ => None,
+    };
+    let down = agent.until(uid, |down| read(down).is_some_and(|status| wanted(&status))).await;
+    read(&down).unwrap()
+}
+
+fn condition(status: &AuthoredStatus, kind: &str) -> (String, String) {
+    let found = status.conditions.iter().find(|condition| condition.kind == kind).unwrap();
+    (found.status.clone(), found.reason.clone())
+}
+
+#[tokio::test]
+async fn an_author_runs_in_its_own_namespace_and_sees_the_status() {
+    let centre = Centre::start(1).await;
+    let mut agent = centre.connected("west").await;
+    // The Run comes first: it waits for its Experiment.
+    agent.send(run("slow-1", "u-1")).await;
+    status(&mut agent, "u-1", |status| status.phase.as_deref() == Some("Planning")).await;
+    agent.send(experiment(&experiment_spec(&["west"]))).await;
+    let accepted = status(&mut agent, "e-1", |_| true).await;
+    assert_eq!(condition(&accepted, "Accepted"), ("True".to_owned(), "Stored".to_owned()));
+    agent.planned(1).await;
+    let (start, _) = agent.desired(Intent::Start).await;
+    assert_eq!(start.origin.cluster.as_deref(), Some("west"));
+    agent.finish(&start, Outcome::Completed).await;
+    let done = status(&mut agent, "u-1", |status| status.phase.as_deref() == Some("Finished")).await;
+    assert_eq!(condition(&done, "Complete").0, "True");
+    assert_eq!(condition(&done, "Failed").0, "False");
+    assert_eq!(
+        (done.outcome.as_deref(), done.run_id.as_deref()),
+        (Some("Completed"), Some(start.run.as_str()))
+    );
+    // The same object again is the same run; the name again, by another object, never runs.
+    agent.send(run("slow-1", "u-1")).await;
+    status(&mut agent, "u-1", |again| again.run_id == done.run_id).await;
+    agent.send(run("slow-1", "u-2")).await;
+    let denied = status(&mut agent, "u-2", |_| true).await;
+    assert_eq!(condition(&denied, "Accepted"), ("False".to_owned(), "AlreadyRan".to_owned()));
+    assert_eq!(centre.api().runs(&admin(), None, 100).unwrap().items.len(), 2);
+    centre.stop().await;
+}
+
+#[tokio::test]
+async fn another_cluster_needs_a_grant() {
+    let centre = Centre::start(1).await;
+    let (mut east, mut west) = (centre.connected("east").await, centre.connected("west").await);
+    east.send(experiment(&experiment_spec(&["west"]))).await;
+    east.send(run("slow-1", "u-1")).await;
+    west.planned(1).await;
+    let denied = status(&mut east, "u-1", |status| status.outcome.is_some()).await;
+    let accepted = denied.conditions.iter().find(|condition| condition.kind == "Accepted").unwrap();
+    assert_eq!((accepted.status.as_str(), accepted.reason.as_str()), ("False", "NoGrant"));
+    assert!(accepted.message.contains("faultline grant west-shop --from-cluster east --from-namespace shop"));
+    let grant = json!({
+        "from": { "clusters": { "names": ["east"] }, "namespaces": ["shop"] },
+        "to": { "clusters": { "names": ["west"] }, "namespaces": ["shop"], "kinds": ["network.*"], "maxTargets": 5 }
+    });
+    centre.api().put_grant(&admin(), "east-west", grant).await.unwrap();
+    east.send(run("slow-2", "u-2")).await;
+    west.planned(1).await;
+    let (start, _) = west.desired(Intent::Start).await;
+    assert_eq!(start.origin.cluster.as_deref(), Some("east"));
+    centre.stop().await;
+}
+
+#[tokio::test]
+async fn mistakes_are_told_and_store_nothing() {
+    let centre = Centre::start(1).await;
+    let mut agent = centre.connected("west").await;
+    agent.send(experiment(&json!({ "targets": 1 }))).await;
+    let refused = status(&mut agent, "e-1", |_| true).await;
+    assert_eq!(condition(&refused, "Accepted"), ("False".to_owned(), "Invalid".to_owned()));
+    assert!(centre.api().experiments(&admin()).unwrap().is_empty());
+    centre.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_whose_object_is_gone_is_stopped() {
+    let centre = Centre::start(1).await;
+    let mut agent = centre.connected("west").await;
+    agent.send(experiment(&experiment_spec(&["west"]))).await;
+    for (name, uid) in [("a", "u-1"), ("b", "u-2")] {
+        agent.send(run(name, uid)).await;
+    }
+    for _ in 0..2 {
+        agent.planned(1).await;
+    }
+    agent.desired(Intent::Start).await;
+    eventually("two live runs", || {
+        let runs = centre.api().runs(&admin(), None, 10).unwrap().items;
+        if runs.iter().filter(|run| run.summary.dispatched_at.is_some()).count() == 2 {
+            Ok(())
+        } else {
+            Err(runs)
+        }
+    })
+    .await;
+    // One by its deletion, the other because a complete list does not name it.
+    let object = reference(AuthoredKind::Run, "a", "u-1");
+    agent.send(Up::Authored(Authored { object, generation: 1, author: String::new(), body: vec![] })).await;
+    agent.desired(Intent::Stop).await;
+    agent.send(Up::AuthoredList(vec![reference(AuthoredKind::Experiment, "slow", "e-1")])).await;
+    agent.desired(Intent::Stop).await;
+    let runs = centre.api().runs(&admin(), None, 10).unwrap().items;
+    let reason = |run: &proto::rest::RunView| run.record.stop.as_ref().map(|stop| stop.reason);
+    assert!(runs.iter().all(|run| reason(run) == Some(StopReason::Deleted)), "{runs:#?}");
+    assert!(runs.iter().all(|run| run.summary.phase != RunPhase::Planning));
+    assert_eq!(centre.api().experiments(&admin()).unwrap().len(), 1);
+    centre.stop().await;
+}
