@@ -235,7 +235,7 @@ fn authors_cannot_be_forged(server: &Apiserver) -> Result<()> {
             "apiVersion: faultline.dev/v1alpha1\nkind: Experiment\nmetadata:\n  name: e\n  namespace: shop\n  \
              annotations: {{ faultline.dev/author: {author} }}\nspec:\n  hypothesis: {hypothesis}\n  \
              targets: [{{ name: t, pods: {{ labelSelector: {{ matchLabels: {{ app: web }} }} }}, atMost: {{ perCluster: 1, total: 1 }} }}]\n  \
-             faults: [{{ name: f, \"on\": t, at: 0s, for: 5s, container: {{ pause: {{}} }} }}]\n"
+             faults: [{{ name: f, target: t, at: 0s, for: 5s, container: {{ pause: {{}} }} }}]\n"
         )
     };
     let apply =

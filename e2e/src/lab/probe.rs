@@ -74,7 +74,9 @@ fn exchange(address: SocketAddr, host: &str, path: &str, timeout: Duration) -> R
     let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(timeout))?;
-    write!(stream, "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    // One segment: a server that answers before it has read everything would reset the connection.
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut bytes = Vec::new();
     let mut chunk = [0; 16 * 1024];
     while (bytes.len() as u64) < LONGEST_REPLY {
