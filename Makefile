@@ -53,7 +53,8 @@ scenarios:
 
 lab-up: ## two real clusters on this machine, with Faultline installed; prints the kubeconfigs (root)
 	@e2e/setup.sh lab
-	@$(LAB) up
+	cargo build --locked -p cli
+	@$(LAB) product
 
 lab-down: ## takes them away again
 	@$(LAB) down

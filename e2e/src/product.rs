@@ -56,6 +56,11 @@ impl Product {
         Ok(product)
     }
 
+    /// The operator's contexts file, for `FAULTLINE_CONFIG`.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     fn install_centre(&self, image: &str) -> Result<()> {
         let (c1, hub) = (&self.lab.c1, &self.lab.hub_etcd);
         let file = |path: &Path| fs::read_to_string(path).with_context(|| format!("read {}", path.display()));

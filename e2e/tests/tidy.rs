@@ -22,7 +22,7 @@ const OURS: [(&str, &[&str]); 7] = [
 
 /// Crates that belong behind one door, and the paths of that door. A path is a
 /// file or folder; `link` in a list means `link.rs` and `link/`.
-const DOORS: [(&str, &[&str]); 10] = [
+const DOORS: [(&str, &[&str]); 9] = [
     ("kube", &["proto/src", "cluster-agent/src"]),
     ("k8s_openapi", &["proto/src", "cluster-agent/src"]),
     ("etcd_client", &["control-plane/src/store"]),
@@ -30,7 +30,6 @@ const DOORS: [(&str, &[&str]); 10] = [
     ("rustls", &["certs/src"]),
     ("tokio_rustls", &["certs/src"]),
     ("rcgen", &["certs/src", "e2e/src/lab/pki"]),
-    ("nfq", &["node-daemon/src"]),
     ("k8s_cri", &["node-daemon/src"]),
     ("libc", &["node-daemon/src"]),
 ];

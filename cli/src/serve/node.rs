@@ -33,9 +33,6 @@ pub(crate) struct NodeArgs {
     /// The node's cgroup mount point
     #[arg(long, env = "FAULTLINE_CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
     cgroup_root: PathBuf,
-    /// The node's named network namespaces (as the runtime reports them)
-    #[arg(long, env = "FAULTLINE_NETNS_ROOT", default_value = "/var/run/netns")]
-    netns_root: PathBuf,
     /// CRI socket; found in the usual places where absent
     #[arg(long, env = "FAULTLINE_RUNTIME_SOCKET")]
     runtime_socket: Option<PathBuf>,
@@ -66,9 +63,6 @@ pub(crate) fn main(args: NodeArgs) -> anyhow::Result<Exit> {
     config.health_addr = Some(args.health_addr);
     config.protected_namespaces.extend(args.protected_namespaces);
     problems.extend(config.problems());
-    if !args.netns_root.is_dir() {
-        tracing::warn!(path = %args.netns_root.display(), "no network namespaces there yet");
-    }
     super::refuse(&problems)?;
     args.log.start()?;
     super::until_signal(|shutdown| node_daemon::run(config, shutdown))

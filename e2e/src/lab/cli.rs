@@ -12,6 +12,7 @@ use nix::sys::signal::{SigSet, Signal};
 use super::layout::Folder;
 use super::process::{Ledger, Process};
 use super::{Lab, down, images, say, take_down, tools, wait};
+use crate::product::Product;
 
 const USAGE: &str = "\
 usage: lab up [--fresh]           bring both clusters up, or reuse those that run
@@ -19,6 +20,7 @@ usage: lab up [--fresh]           bring both clusters up, or reuse those that ru
        lab status                 say what runs, and how much memory it uses
        lab images [--binary FILE] build the images; with FILE also the product's
        lab load --binary FILE     build the product's image and load it into every node
+       lab product                bring both up and install the charts with the binary of this build
        lab doctor                 say what this machine lacks";
 
 /// Runs one command; 0 when it did its work, 1 when not, 2 for a wrong call.
@@ -33,6 +35,7 @@ pub fn main() -> ExitCode {
         ["images"] => build_images(None),
         ["images", "--binary", file] => build_images(Some(Path::new(file))),
         ["load", "--binary", file] => load(Path::new(file)),
+        ["product"] => product(),
         ["doctor"] => tools::check().map(|()| say("lab", format_args!("this machine has all it needs"))),
         _ => bail!("{USAGE}"),
     });
@@ -70,6 +73,17 @@ fn up(fresh: bool) -> Result<()> {
     }
     let hub = &lab.hub_etcd;
     writeln!(out, "hub-etcd\t{}\t{}", hub.endpoint, hub.client_cert.display())?;
+    Ok(())
+}
+
+/// Both clusters with Faultline on them, for a person.
+fn product() -> Result<()> {
+    let product = Product::install(Lab::up_or_reuse()?)?;
+    let mut out = io::stdout().lock();
+    for cluster in product.lab.clusters() {
+        writeln!(out, "{}\t{}", cluster.name, cluster.kubeconfig.display())?;
+    }
+    writeln!(out, "operator\tFAULTLINE_CONFIG={}", product.config().display())?;
     Ok(())
 }
 
