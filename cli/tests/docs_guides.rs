@@ -103,8 +103,7 @@ fn every_manifest_is_valid() {
                 seen += 1;
             }
             if !document["workloads"].is_null() {
-                serde_json::from_value::<node_daemon::resolve::workloads::WorkloadsFile>(document.clone())
-                    .expect(&place);
+                serde_json::from_value::<proto::workloads::WorkloadsFile>(document.clone()).expect(&place);
                 seen += 1;
             }
         }

@@ -73,7 +73,7 @@ impl Config {
             found.push(format!("--proc-root {} is no proc file system", self.roots.proc.display()));
         }
         if let Resolver::Workloads(path) = &self.resolver
-            && let Err(why) = crate::resolve::workloads::WorkloadsFile::read(path)
+            && let Err(why) = crate::resolve::workloads::read(path)
         {
             found.push(why);
         }

@@ -27,3 +27,4 @@ pub mod status;
 pub mod strict;
 pub mod validate;
 pub mod wire;
+pub mod workloads;

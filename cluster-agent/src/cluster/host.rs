@@ -20,13 +20,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use proto::ceiling::CeilingSpec;
 use proto::halt::{HaltLevel, HaltObjectSpec};
-use proto::ids::{Name, RunId};
+use proto::ids::RunId;
 use proto::injection::TargetRef;
 use proto::wire::Mirror;
+use proto::workloads::WorkloadsFile;
 use tokio::sync::watch;
 
 use self::files::Folder;
-pub use self::workloads::{Workload, WorkloadsFile, workload_uid};
 use super::{
     Acts, AuthoredSet, CeilingSeen, Doors, Error, Inventory, LatchedHalts, Leadership, LocalHalt, NodeSeen,
     PodDeletion, Records, RunRecordHeld, Secrets, Sight,
@@ -128,7 +128,7 @@ impl Host {
     /// Looks once. What cannot be read keeps its last state, but for the Ceiling, which then denies.
     pub async fn look(&self) {
         let inner = &self.0;
-        match WorkloadsFile::read(&inner.config.workloads).await {
+        match workloads::read(&inner.config.workloads).await {
             Ok(file) => publish(&inner.inventory, Some(Arc::new(self.inventory_of(&file)))),
             Err(error) => complain("workloads", &error),
         }
@@ -145,7 +145,11 @@ impl Host {
 
     fn inventory_of(&self, file: &WorkloadsFile) -> Inventory {
         let config = &self.0.config;
-        let pods = file.workloads.iter().map(|w| w.seen(&config.node_name)).map(|pod| (pod.uid.clone(), pod));
+        let pods = file
+            .workloads
+            .iter()
+            .map(|w| workloads::seen(w, &config.node_name))
+            .map(|pod| (pod.uid.clone(), pod));
         Inventory {
             cluster_uid: self.0.machine_uid.clone(),
             own_namespace: String::new(),
@@ -304,11 +308,6 @@ impl Acts for Host {
         }
         Ok(())
     }
-}
-
-/// Whether a text is a Kubernetes-like name, for what comes out of files.
-fn is_name(text: &str) -> bool {
-    text.parse::<Name>().is_ok()
 }
 
 /// The time a file was last changed.

@@ -1,7 +1,7 @@
 //! The contract on host mode, with real files, and what is special about these files.
 
 use async_trait::async_trait;
-use cluster_agent::cluster::host::{Host, HostConfig, workload_uid};
+use cluster_agent::cluster::host::{Host, HostConfig};
 use cluster_agent::cluster::{CeilingSeen, Doors};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -103,7 +103,7 @@ async fn workloads_and_the_ceiling_are_seen_as_they_change() {
     let mut inventory = sight.inventory();
     let seen = inventory.wait_for(|i| i.as_ref().is_some_and(|i| i.pods.len() == 1));
     let seen = tokio::time::timeout(PATIENCE, seen).await.unwrap().unwrap().clone().unwrap();
-    let pod = &seen.pods[&workload_uid("shop", "web")];
+    let pod = &seen.pods[&proto::workloads::Workload::uid("shop", "web")];
     assert_eq!((pod.node.as_str(), pod.ips.len(), pod.containers[0].as_str()), ("east", 1, "web"));
     let mut ceiling = sight.ceiling();
     let present = ceiling.wait_for(|c| matches!(c, CeilingSeen::Present(c) if c.namespaces == ["shop"]));

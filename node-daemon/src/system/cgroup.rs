@@ -10,7 +10,9 @@ use super::Error;
 use super::target::{CgroupRef, Roots, gone_or_refused};
 
 /// Longest wait until every process of a group has stopped.
-const FREEZE_WITHIN: Duration = Duration::from_secs(5);
+const FREEZE_WITHIN: Duration = Duration::from_secs(10);
+/// So many looks at a v1 group that stays FREEZING, then a short thaw.
+const LOOKS_UNTIL_THAW: u32 = 50;
 /// How often a state that the kernel does not announce is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Names of v1 hierarchies in which a stress worker joins its target.
@@ -70,11 +72,22 @@ pub fn freeze(roots: &Roots, cgroup: &CgroupRef) -> Result<(), Error> {
     }
     write_state(cgroup, true)?;
     let started = Instant::now();
+    let mut looks = 0u32;
     while read_freezer(cgroup)? != Some(FreezerState::Frozen) {
         if started.elapsed() > FREEZE_WITHIN {
             write_state(cgroup, false)?;
             let after_ms = FREEZE_WITHIN.as_millis() as u64;
             return Err(Error::TimedOut { what: format!("freezing {}", directory.display()), after_ms });
+        }
+        looks += 1;
+        if cgroup.v1_freezer().is_some() {
+            // A member that cannot be frozen just now leaves a v1 group FREEZING for good: the kernel's own text
+            // says to ask again, and a short thaw now and then lets such a member move on.
+            if looks.is_multiple_of(LOOKS_UNTIL_THAW) {
+                write_state(cgroup, false)?;
+                std::thread::sleep(LOOK_EVERY);
+            }
+            write_state(cgroup, true)?;
         }
         std::thread::sleep(LOOK_EVERY);
     }

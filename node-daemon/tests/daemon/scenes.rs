@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use node_daemon::resolve::workloads::Workload;
 use node_daemon::system::cgroup::{self, FreezerState};
 use node_daemon::system::clock::boottime_ms;
 use node_daemon::system::kernel::KernelSystem;
@@ -14,6 +13,7 @@ use node_daemon::system::target::{Roots, identify};
 use proto::experiment::LinkLossAction;
 use proto::fault::{Direction, PartitionHow};
 use proto::injection::{Action, EndReason, Injection, InjectionPhase, TargetRef};
+use proto::workloads::Workload;
 
 use crate::child::Daemon;
 use crate::lab::{Ended, Lab, eventually};
