@@ -2,7 +2,7 @@
 //! to live the run leaves the store (its tombstone stays).
 
 use jiff::Timestamp;
-use proto::assignment::{ClusterPhase, Desired, Intent};
+use proto::assignment::{ClusterPhase, Desired, Intent, Residue};
 
 use super::object::{Object, ObjectKey};
 use super::{CHUNK, Decision, View, after, prune, stopping, summary};
@@ -39,12 +39,14 @@ pub(super) fn decide(view: View<'_>, now: Timestamp) -> Decision {
     Decision::wait(expires_at.filter(|at| *at > now))
 }
 
-/// An agent may forget what never started, and what it reported as finished.
+/// An agent may forget what never started, and what it reported as finished with nothing left: while something is
+/// Unknown or Dirty it goes on looking, and says so when the node is back.
 fn may_forget(view: View<'_>, cluster: &proto::ids::ClusterId, desired: &Desired) -> bool {
     let reported = view
         .entry
         .observed
         .get(cluster)
-        .is_some_and(|record| record.value.observed.phase == ClusterPhase::Finished);
+        .map(|record| &record.value.observed)
+        .is_some_and(|said| said.phase == ClusterPhase::Finished && said.residue == Residue::Clean);
     desired.intent != Intent::Forget && (reported || !stopping::was_started(desired))
 }

@@ -7,7 +7,7 @@ mod table;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use proto::assignment::{ClusterPhase, Desired, Intent, Observed, Origin, Outcome};
+use proto::assignment::{ClusterPhase, Desired, Intent, Observed, Origin, Outcome, Residue};
 use proto::cluster::ClusterSpec;
 use proto::grant::Principal;
 use proto::halt::{Halt, HaltScope};
@@ -212,8 +212,19 @@ impl World {
     }
 
     pub(super) fn observe(&mut self, name: &str, phase: ClusterPhase, outcome: Option<Outcome>) {
+        self.observe_left(name, phase, outcome, Residue::Clean);
+    }
+
+    pub(super) fn observe_left(
+        &mut self,
+        name: &str,
+        phase: ClusterPhase,
+        outcome: Option<Outcome>,
+        residue: Residue,
+    ) {
         let mut observed = Observed::new(run_id(), 2, phase);
         observed.outcome = outcome;
+        observed.residue = residue;
         observed.started_at = (phase >= ClusterPhase::Running).then_some(self.now);
         observed.injected_at = observed.started_at;
         observed.reverted_at = (phase >= ClusterPhase::Settling).then_some(self.now);

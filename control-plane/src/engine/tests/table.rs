@@ -50,6 +50,21 @@ fn plan_start_finish_forget() {
     assert_eq!(world.conflicts, 0);
 }
 
+/// A finished run whose node is away stays known to its agent, so that the node's word can still clear it.
+#[test]
+fn what_is_unknown_is_not_forgotten_until_it_is_clean() {
+    let mut world = dispatched();
+    for residue in [Residue::Unknown, Residue::Dirty] {
+        world.observe_left("west", ClusterPhase::Finished, Some(Outcome::Failed), residue);
+        let summary = world.summary();
+        assert_eq!((summary.phase, summary.residue), (RunPhase::Finished, residue));
+        assert_eq!(world.intent("west"), Some(Intent::Start));
+    }
+    world.observe("west", ClusterPhase::Finished, Some(Outcome::Failed));
+    assert_eq!(world.summary().residue, Residue::Clean);
+    assert_eq!(world.intent("west"), Some(Intent::Forget));
+}
+
 #[test]
 fn the_dispatch_compares_everything_it_was_decided_on() {
     let world = dispatched();
