@@ -41,6 +41,7 @@ unit:
 	@if [ -z "$$(e2e/setup.sh why-no-lab)" ]; then e2e/lab/components.sh > /dev/null; fi
 	cargo test --locked --workspace --no-fail-fast
 
+# Takes the faultline binary that `unit` built: alone, it would show an older one.
 scenarios:
 	@why="$$(e2e/setup.sh why-no-lab)"; \
 	if [ -n "$$why" ]; then \

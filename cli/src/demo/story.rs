@@ -305,8 +305,7 @@ fn conclude(report: &Report) -> anyhow::Result<()> {
     let ms = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v} ms"));
     output::data(&format!(
         "\nauthored on {}, executed on {}: {} by {}\nlatency  before {}, during {}, after {} (medians, from outside)\n\
-         outcome  {}\nverdict  {}: payments answered within 1 s all the time\nresidue  {}: read back, nothing is left\n\
-         audit    {} records\n",
+         outcome  {}\nverdict  {}\nresidue  {}\naudit    {} records\n",
         report.authored_on,
         report.executed_on.join(", "),
         report.fault,
@@ -315,8 +314,37 @@ fn conclude(report: &Report) -> anyhow::Result<()> {
         ms(report.latency_ms.during),
         ms(report.latency_ms.after),
         report.outcome,
-        report.verdict,
-        report.residue,
+        in_words(&report.verdict),
+        in_words(&report.residue),
         report.audit_records,
     ))
+}
+
+/// What a verdict or a residue means here. A word without a meaning of its own stands alone.
+fn in_words(word: &str) -> String {
+    let meaning = match word {
+        "Held" => "payments answered within 1 s all the time",
+        "Broken" => "payments did not answer within 1 s",
+        "Clean" => "read back, nothing is left",
+        "Dirty" => "something is left",
+        "Unknown" => "not known whether anything is left",
+        other => return other.to_owned(),
+    };
+    format!("{word}: {meaning}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_words;
+
+    #[test]
+    fn only_held_and_clean_are_good_news() {
+        assert!(in_words("Held").contains("within 1 s all the time"));
+        assert!(in_words("Clean").contains("nothing is left"));
+        for word in ["Broken", "Inconclusive", "NotMeasured", "Dirty", "Unknown"] {
+            let said = in_words(word);
+            assert!(said.starts_with(word), "{said}");
+            assert!(!said.contains("all the time") && !said.contains("nothing is left"), "{said}");
+        }
+    }
 }
