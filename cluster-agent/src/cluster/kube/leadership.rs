@@ -40,6 +40,8 @@ pub(super) async fn campaign(door: &Kube, shutdown: CancellationToken) {
             pause = campaign.turn() => pause,
             () = shutdown.cancelled() => break,
         };
+        // Never cut off: a patch in flight could land after `resign` took the label away again.
+        campaign.label().await;
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = expiry(door, campaign.valid_until) => {}
@@ -88,10 +90,7 @@ impl Campaign<'_> {
             }
         };
         match round {
-            Ok(()) => {
-                self.label().await;
-                jittered(self.timing.renew)
-            }
+            Ok(()) => jittered(self.timing.renew),
             Err(error) => {
                 tracing::warn!(%error, leads = self.candidate.leads(), "lease not read or written");
                 jittered(self.timing.renew / 4)
