@@ -3,7 +3,7 @@
 //!
 //! Accepted forms, and no others (no escapes, no empty or dot segments, no query, no port):
 //! `spiffe://<trust-domain>/cluster/<cluster>/agent`, `.../cluster/<cluster>/node/<node>`,
-//! `.../control-plane/<replica>`, `.../operator/<name>`.
+//! `.../control-plane/<replica>`, `.../control-plane/<replica>/audit`, `.../operator/<name>`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,8 +30,8 @@ pub enum Error {
     /// A name in the path is empty, too long, `.`, `..`, or has a character other than A-Z a-z 0-9 . - _
     #[error("name {0:?} must be 1 to 253 characters of A-Z a-z 0-9 . - _ and not a dot or two")]
     Segment(String),
-    /// The path is none of the four known forms.
-    #[error("identity path {0:?} names no agent, node, control-plane replica or operator")]
+    /// The path is none of the known forms.
+    #[error("identity path {0:?} names no agent, node, control-plane replica, its audit or operator")]
     Path(String),
 }
 
@@ -77,6 +77,11 @@ pub enum Role {
         /// Replica id.
         replica: String,
     },
+    /// What one replica of the control plane signs its audit with; it dials nobody.
+    Audit {
+        /// Replica id.
+        replica: String,
+    },
     /// A person or a pipeline.
     Operator {
         /// Operator name.
@@ -100,6 +105,11 @@ impl Role {
         Self::ControlPlane { replica: replica.into() }
     }
 
+    /// The audit of the control-plane replica `replica`.
+    pub fn audit(replica: impl Into<String>) -> Self {
+        Self::Audit { replica: replica.into() }
+    }
+
     /// The operator `name`.
     pub fn operator(name: impl Into<String>) -> Self {
         Self::Operator { name: name.into() }
@@ -110,7 +120,7 @@ impl Role {
             // A role with one name repeats it: the check below wants a fixed number.
             Self::Agent { cluster } => [cluster, cluster],
             Self::Node { cluster, node } => [cluster, node],
-            Self::ControlPlane { replica } => [replica, replica],
+            Self::ControlPlane { replica } | Self::Audit { replica } => [replica, replica],
             Self::Operator { name } => [name, name],
         }
     }
@@ -122,6 +132,7 @@ impl fmt::Display for Role {
             Self::Agent { cluster } => write!(f, "cluster/{cluster}/agent"),
             Self::Node { cluster, node } => write!(f, "cluster/{cluster}/node/{node}"),
             Self::ControlPlane { replica } => write!(f, "control-plane/{replica}"),
+            Self::Audit { replica } => write!(f, "control-plane/{replica}/audit"),
             Self::Operator { name } => write!(f, "operator/{name}"),
         }
     }
@@ -162,7 +173,7 @@ impl Identity {
     pub fn cluster(&self) -> Option<&str> {
         match &self.role {
             Role::Agent { cluster } | Role::Node { cluster, .. } => Some(cluster),
-            Role::ControlPlane { .. } | Role::Operator { .. } => None,
+            Role::ControlPlane { .. } | Role::Audit { .. } | Role::Operator { .. } => None,
         }
     }
 }
@@ -203,6 +214,7 @@ impl FromStr for Identity {
             ["cluster", cluster, "agent"] => Role::agent(*cluster),
             ["cluster", cluster, "node", node] => Role::node(*cluster, *node),
             ["control-plane", replica] => Role::control_plane(*replica),
+            ["control-plane", replica, "audit"] => Role::audit(*replica),
             ["operator", name] => Role::operator(*name),
             _ => return Err(Error::Path(path.to_owned())),
         };

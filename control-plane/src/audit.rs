@@ -1,34 +1,68 @@
-//! The audit: every decision and request, one hash chain per replica and process. Noting never
-//! waits; a task writes in order with create-if-absent, over outages of the store. What finds no
-//! room is counted and logged as an error.
+//! The audit: every decision and request, one hash chain per replica and process
+//! (`proto::audit` says how it is hashed and signed). Noting never waits; a task writes in order
+//! with create-if-absent, over outages of the store, and signs checkpoints. What finds no room is
+//! counted and logged as an error. The leader sends the audit to a sink, signs for replicas that
+//! died, and deletes what is old. Started by `replica`.
+
+mod chains;
+mod error;
+mod export;
+mod keep;
+mod seal;
+pub mod sink;
+mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proto::hash::sha256_hex;
-use proto::rest::AuditRecord;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+
+pub(crate) use chains::Chains;
+pub use error::Error;
+pub(crate) use export::Export;
+pub(crate) use keep::Keeper;
+pub(crate) use seal::Sealer;
+pub use seal::{Disbelief, believe};
+pub use sink::SinkChoice;
+pub use writer::AuditWriter;
 
 use crate::driver::clock::Clock;
 use crate::health::Health;
-use crate::store::keys::Key;
-use crate::store::{Outcome, Store, Txn};
+use crate::store::Store;
 
 /// Records that may wait for the store.
 const QUEUE: usize = 4096;
-const RETRY: Duration = Duration::from_millis(500);
-/// How long after the end others may still note something.
-const LAST_NOTES: Duration = Duration::from_millis(300);
-const END_WITHIN: Duration = Duration::from_secs(3);
 
-async fn late(shutdown: &CancellationToken) {
-    shutdown.cancelled().await;
-    tokio::time::sleep(END_WITHIN).await;
+/// How the audit is kept.
+#[derive(Debug, Clone)]
+pub struct AuditConfig {
+    /// A checkpoint is signed after so many records.
+    pub checkpoint_every: u64,
+    /// And so long after a record that none covers yet.
+    pub checkpoint_after: Duration,
+    /// Where it is sent.
+    pub sink: Option<SinkChoice>,
+    /// The sink is alarmingly behind when its oldest missing record is older than this.
+    pub alarm_after: Duration,
+    /// How long records, and what else remembers the past, stay in the store.
+    pub keep_for: Duration,
 }
 
-#[derive(Debug)]
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self {
+            checkpoint_every: 256,
+            checkpoint_after: Duration::from_mins(5),
+            sink: None,
+            alarm_after: Duration::from_mins(5),
+            keep_for: Duration::from_hours(24 * 30),
+        }
+    }
+}
+
+/// What is to become a record.
+#[derive(Debug, Clone)]
 struct Note {
     at: Timestamp,
     by: String,
@@ -45,25 +79,16 @@ pub struct Auditor {
     health: Arc<Health>,
 }
 
-/// The writing end.
-#[derive(Debug)]
-pub struct AuditWriter {
-    notes: mpsc::Receiver<Note>,
-    store: Arc<dyn Store>,
-    replica: String,
-    seq: u64,
-    previous: String,
-}
-
 /// Both ends, for a replica whose name nobody had before.
-pub fn new(
+pub(crate) fn new(
     store: Arc<dyn Store>,
-    replica: &str,
+    sealer: Sealer,
     clock: Clock,
     health: Arc<Health>,
+    config: &AuditConfig,
 ) -> (Auditor, AuditWriter) {
     let (sender, notes) = mpsc::channel(QUEUE);
-    let writer = AuditWriter { notes, store, replica: replica.to_owned(), seq: 0, previous: String::new() };
+    let writer = AuditWriter::new(notes, store, sealer, health.clone(), config);
     (Auditor { notes: sender, clock, health }, writer)
 }
 
@@ -87,92 +112,4 @@ impl Auditor {
             tracing::error!(by, action, subject, result, "audit record dropped");
         }
     }
-}
-
-impl AuditWriter {
-    /// Writes until `shutdown`, and then what was noted last, for a bounded time.
-    pub async fn run(mut self, shutdown: CancellationToken) {
-        loop {
-            let note = tokio::select! {
-                biased;
-                note = self.notes.recv() => note,
-                () = shutdown.cancelled() => break,
-            };
-            let Some(note) = note else { return };
-            tokio::select! {
-                () = self.write(note) => {}
-                // The store is away and we are to end: what waits is lost, and counted as such.
-                () = late(&shutdown) => {
-                    tracing::error!(waiting = self.notes.len(), "audit records not written at the end");
-                    return;
-                }
-            }
-        }
-        let rest = async {
-            while let Ok(Some(note)) = tokio::time::timeout(LAST_NOTES, self.notes.recv()).await {
-                self.write(note).await;
-            }
-        };
-        if tokio::time::timeout(END_WITHIN, rest).await.is_err() {
-            tracing::error!("audit records not written at the end");
-        }
-    }
-
-    async fn write(&mut self, note: Note) {
-        let Note { at, by, action, subject, result } = note;
-        loop {
-            let record = AuditRecord {
-                replica: self.replica.clone(),
-                seq: self.seq + 1,
-                at,
-                by: by.clone(),
-                action: action.clone(),
-                subject: subject.clone(),
-                result: result.clone(),
-                previous: self.previous.clone(),
-            };
-            let (Ok(value), Ok(key)) =
-                (serde_json::to_vec(&record), Key::Audit { replica: &self.replica, seq: record.seq }.path())
-            else {
-                return;
-            };
-            let hash = sha256_hex(&value);
-            match self.store.txn(Txn::new().absent(&key).put(&key, value.clone())).await {
-                Ok(Outcome::Committed { .. }) => {
-                    (self.seq, self.previous) = (record.seq, hash);
-                    return;
-                }
-                Ok(Outcome::Conflict { .. }) => {
-                    // Our own, if the answer to it was lost; then this record is written already.
-                    let stored = self.store.get(&key).await.ok().flatten();
-                    let ours = stored.as_ref().is_some_and(|entry| entry.value == value);
-                    let Some(stored) = stored else { continue };
-                    (self.seq, self.previous) = (record.seq, sha256_hex(&stored.value));
-                    if ours {
-                        return;
-                    }
-                }
-                Err(error) if error.retryable() => tokio::time::sleep(RETRY).await,
-                Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, action, "write the audit");
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// Whether records of one replica, in order, form an unbroken chain from the first.
-pub fn is_chain(records: &[AuditRecord]) -> bool {
-    let mut previous = String::new();
-    for (index, record) in records.iter().enumerate() {
-        if record.seq != index as u64 + 1 || record.previous != previous {
-            return false;
-        }
-        let Ok(json) = serde_json::to_vec(record) else {
-            return false;
-        };
-        previous = sha256_hex(&json);
-    }
-    true
 }

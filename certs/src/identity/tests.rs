@@ -9,11 +9,12 @@ fn parse(text: &str) -> Result<Identity, Error> {
 }
 
 #[test]
-fn reads_the_four_forms() {
+fn reads_the_five_forms() {
     let cases = [
         ("spiffe://td.x/cluster/c1/agent", Role::agent("c1")),
         ("spiffe://td.x/cluster/c1/node/worker-1.local", Role::node("c1", "worker-1.local")),
         ("spiffe://td.x/control-plane/0", Role::control_plane("0")),
+        ("spiffe://td.x/control-plane/0/audit", Role::audit("0")),
         ("spiffe://td.x/operator/Ann_B", Role::operator("Ann_B")),
     ];
     for (text, role) in cases {
@@ -53,6 +54,8 @@ fn refuses_everything_near_them() {
         "spiffe://td/cluster//agent",
         "spiffe://td/cluster/c1/agent/x",
         "spiffe://td/cluster/c1/node",
+        "spiffe://td/control-plane/0/Audit",
+        "spiffe://td/control-plane/0/audit/x",
         "spiffe://td/cluster/c1/Agent",
         " spiffe://td/operator/a",
         "spiffe://td/operator/a\n",

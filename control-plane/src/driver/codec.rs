@@ -12,9 +12,12 @@ use crate::store::{Compare, Op, Txn};
 
 /// The key whose revision stands for all halts.
 const HALTS_REVISION: &str = "halts-revision";
-const RESUMED: &str = "halts-resumed/";
+/// Under which lifted halts are kept.
+pub const RESUMED: &str = "halts-resumed/";
 /// Under which operators are kept.
 pub const OPERATORS: &str = "operators/";
+/// The key whose revision stands for all operators.
+pub const OPERATORS_REVISION: &str = "operators-revision";
 /// The uid under which the first run of a name is kept; no uid from outside looks like this.
 const FIRST: &str = "_first";
 
@@ -47,6 +50,8 @@ pub const FOLLOWED: &[&str] = &[
     "halts",
     "session/",
     "revoked/",
+    "replicas/",
+    OPERATORS,
 ];
 
 /// The key of an object.
@@ -78,6 +83,8 @@ pub fn path(key: &ObjectKey) -> Result<String, Error> {
         ObjectKey::Resumed(id) => format!("{RESUMED}{id}"),
         ObjectKey::HaltsRevision => HALTS_REVISION.to_owned(),
         ObjectKey::Revoked(cluster, serial) => Key::Revoked { cluster, serial }.path()?,
+        ObjectKey::Replica(id) => Key::Replica { id }.path()?,
+        ObjectKey::Operator(hash) => operator_path(hash),
     };
     Ok(path)
 }
@@ -103,6 +110,16 @@ pub fn operator_path(hash: &str) -> String {
     format!("{OPERATORS}{hash}")
 }
 
+/// `operators-spent/<hash>`: a token of the bootstrap file that was revoked.
+pub fn spent_path(hash: &str) -> String {
+    format!("operators-spent/{hash}")
+}
+
+/// `once/<hash>`: what was answered to a request with an idempotency key.
+pub fn once_path(hash: &str) -> String {
+    format!("once/{hash}")
+}
+
 /// `tombstones/<origin>/<namespace>/<name>/<uid>`; without uid that of the name's first run.
 ///
 /// # Errors
@@ -118,6 +135,9 @@ pub fn parse(path: &str) -> Option<ObjectKey> {
     }
     if let Some(id) = path.strip_prefix(RESUMED) {
         return Some(ObjectKey::Resumed(id.parse().ok()?));
+    }
+    if let Some(hash) = path.strip_prefix(OPERATORS) {
+        return Some(ObjectKey::Operator(hash.to_owned()));
     }
     let cluster = |text: &str| text.parse::<ClusterId>().ok();
     let run = |text: &str| text.parse::<RunId>().ok();
@@ -137,6 +157,7 @@ pub fn parse(path: &str) -> Option<ObjectKey> {
         Key::Grant { name } => ObjectKey::Grant(name.to_owned()),
         Key::Halt { id } => ObjectKey::Halt(id.parse().ok()?),
         Key::Revoked { cluster, serial } => ObjectKey::Revoked(cluster.to_owned(), serial.to_owned()),
+        Key::Replica { id } => ObjectKey::Replica(id.to_owned()),
         _ => return None,
     })
 }
@@ -166,6 +187,8 @@ pub fn encode(object: &Object) -> Result<Bytes, Error> {
         Object::Observed(_, value) => json(key, value),
         Object::Grant(_, value) => json(key, value),
         Object::Halt(value) => json(key, value),
+        Object::Replica(_, value) => json(key, value),
+        Object::Operator(_, text) => Ok(Bytes::from(text.clone())),
         Object::Resumed(_) | Object::HaltsRevision | Object::Revoked(..) => Ok(Bytes::from_static(b"{}")),
     }
 }
@@ -196,6 +219,10 @@ pub fn decode(key: &ObjectKey, bytes: &[u8]) -> Result<Object, Error> {
         ObjectKey::Resumed(id) => Object::Resumed(id.clone()),
         ObjectKey::HaltsRevision => Object::HaltsRevision,
         ObjectKey::Revoked(cluster, serial) => Object::Revoked(cluster.clone(), serial.clone()),
+        ObjectKey::Replica(id) => Object::Replica(id.clone(), read(key, bytes)?),
+        ObjectKey::Operator(hash) => {
+            Object::Operator(hash.clone(), String::from_utf8_lossy(bytes).into_owned())
+        }
     };
     Ok(object)
 }
@@ -241,6 +268,8 @@ mod tests {
             ObjectKey::Resumed("h".parse().unwrap()),
             ObjectKey::HaltsRevision,
             ObjectKey::Revoked("c-1".to_owned(), "all".to_owned()),
+            ObjectKey::Replica("cp-0".to_owned()),
+            ObjectKey::Operator("ab".to_owned()),
         ]
     }
 
@@ -255,9 +284,13 @@ mod tests {
 
     #[test]
     fn what_is_not_kept_in_memory_is_not_followed() {
-        for path in
-            [token_path("t").unwrap(), cert_path("c").unwrap(), operator_path("h"), "leader".to_owned()]
-        {
+        for path in [
+            token_path("t").unwrap(),
+            cert_path("c").unwrap(),
+            spent_path("h"),
+            once_path("h"),
+            "leader".to_owned(),
+        ] {
             assert!(!FOLLOWED.iter().any(|prefix| path.starts_with(prefix)), "{path}");
         }
         assert!(token_path("../x").is_err());

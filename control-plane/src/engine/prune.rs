@@ -1,11 +1,13 @@
-//! Taking a finished run out of the store. Called by the engine after the time to live, and by
-//! the service when somebody deletes a finished run.
+//! Taking a finished run out of the store, and what may be forgotten once it is old. Called by the
+//! engine after the time to live, by the service when somebody deletes a finished run, and by the
+//! leader's `retention`.
 
-use proto::ids::RunId;
+use proto::ids::{HaltId, RunId};
 use proto::status::RunPhase;
 
 use super::Commit;
 use super::object::{Object, ObjectKey, RunEntry};
+use super::state::State;
 
 /// Clusters whose keys leave in one transaction.
 const CHUNK: usize = 25;
@@ -38,4 +40,25 @@ pub fn remove(id: &RunId, entry: &RunEntry) -> Commit {
         commit.put.push(Object::Summary(Box::new(summary.value.clone())));
     }
     commit
+}
+
+/// Whether no run needs the effective spec of this hash.
+pub fn spec_is_unused(state: &State, hash: &str) -> bool {
+    let uses = |run: &RunEntry| run.record.as_ref().is_none_or(|record| record.value.spec_hash == hash);
+    !state.runs.values().any(uses)
+}
+
+/// Whether the run that a tombstone stands for is gone: while it is there, its name is used.
+pub fn tombstone_is_unused(state: &State, run: &RunId) -> bool {
+    !state.runs.contains_key(run)
+}
+
+/// Whether no member was last heard of with this halt: one that comes back with it must be told
+/// that it was lifted.
+pub fn resumption_is_unused(state: &State, halt: &HaltId) -> bool {
+    let has = |status: &proto::cluster::ClusterStatus| status.halts.contains_key(halt.as_str());
+    let holds = |cluster: &super::state::ClusterEntry| {
+        cluster.status.as_ref().is_some_and(|status| has(&status.value))
+    };
+    !state.clusters.values().any(holds)
 }

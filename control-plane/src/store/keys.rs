@@ -127,6 +127,12 @@ pub enum Key<'a> {
     Epoch,
     /// `audit/<replica>/<seq>`
     Audit { replica: &'a str, seq: u64 },
+    /// `audit-checkpoints/<replica>/<seq>`
+    AuditCheckpoint { replica: &'a str, seq: u64 },
+    /// `audit-cursor/<sink>/<replica>`
+    AuditCursor { sink: &'a str, replica: &'a str },
+    /// `revision-marks`
+    RevisionMarks,
     /// `results/<run>/<cluster>/<chunk>`
     RunResult { run: &'a str, cluster: &'a str, chunk: u64 },
     /// `tombstones/<origin>/<namespace>/<name>/<uid>`
@@ -162,6 +168,11 @@ impl<'a> Key<'a> {
             Self::Ca { epoch } => Path::new("ca").number(epoch),
             Self::Epoch => Path::new("epoch"),
             Self::Audit { replica, seq } => Path::new("audit").name(replica)?.number(seq),
+            Self::AuditCheckpoint { replica, seq } => {
+                Path::new("audit-checkpoints").name(replica)?.number(seq)
+            }
+            Self::AuditCursor { sink, replica } => Path::new("audit-cursor").name(sink)?.name(replica)?,
+            Self::RevisionMarks => Path::new("revision-marks"),
             Self::RunResult { run, cluster, chunk } => {
                 Path::new("results").name(run)?.name(cluster)?.number(chunk)
             }
@@ -200,6 +211,11 @@ impl<'a> Key<'a> {
             ["ca", epoch] => Self::Ca { epoch: number(epoch).ok_or_else(unknown)? },
             ["epoch"] => Self::Epoch,
             ["audit", replica, seq] => Self::Audit { replica, seq: number(seq).ok_or_else(unknown)? },
+            ["audit-checkpoints", replica, seq] => {
+                Self::AuditCheckpoint { replica, seq: number(seq).ok_or_else(unknown)? }
+            }
+            ["audit-cursor", sink, replica] => Self::AuditCursor { sink, replica },
+            ["revision-marks"] => Self::RevisionMarks,
             ["results", run, cluster, chunk] => {
                 Self::RunResult { run, cluster, chunk: number(chunk).ok_or_else(unknown)? }
             }
@@ -268,6 +284,12 @@ pub enum Prefix<'a> {
     Audit,
     /// `audit/<replica>/`
     AuditOf { replica: &'a str },
+    /// `audit-checkpoints/`
+    AuditCheckpoints,
+    /// `audit-checkpoints/<replica>/`
+    AuditCheckpointsOf { replica: &'a str },
+    /// `audit-cursor/`
+    AuditCursors,
     /// `results/<run>/`
     ResultsOf { run: &'a str },
     /// `tombstones/`
@@ -309,6 +331,9 @@ impl Prefix<'_> {
             Self::Cas => Path::new("ca"),
             Self::Audit => Path::new("audit"),
             Self::AuditOf { replica } => Path::new("audit").name(replica)?,
+            Self::AuditCheckpoints => Path::new("audit-checkpoints"),
+            Self::AuditCheckpointsOf { replica } => Path::new("audit-checkpoints").name(replica)?,
+            Self::AuditCursors => Path::new("audit-cursor"),
             Self::ResultsOf { run } => Path::new("results").name(run)?,
             Self::Tombstones => Path::new("tombstones"),
             Self::TombstonesOf { origin, namespace, name } => {
