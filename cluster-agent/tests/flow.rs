@@ -5,4 +5,5 @@
 mod flow {
     pub(crate) mod fixture;
     mod lives;
+    mod told;
 }

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::cluster::ClusterSpec;
 use proto::experiment::ExperimentSpec;
-use proto::grant::{GrantFrom, GrantSpec, Principal, kind_matches, name_matches};
+use proto::grant::{
+    GrantFrom, GrantSpec, PROTECTED_NAMESPACES, Principal, covers_namespace, kind_matches, name_matches,
+};
 use proto::ids::ClusterId;
 use proto::plan::{Refusal, refusal};
 
 /// Targets an author may hit in its own cluster and namespace without any Grant.
 pub const OWN_NAMESPACE_MAX_TARGETS: u32 = 10;
-/// Namespaces that `*` does not cover: a Grant must name them.
-pub const PROTECTED_NAMESPACES: &[&str] = &["kube-system", "faultline", "faultline-system"];
 
 /// What a run aims at in one cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub fn check<'a>(
         }
         for kind in kinds {
             let covers = |(_, grant): &&(&String, &GrantSpec)| {
-                covers_namespace(grant, namespace)
+                covers_namespace(&grant.to.namespaces, namespace)
                     && grant.to.kinds.iter().any(|pattern| kind_matches(pattern, kind))
                     && aim.targets <= grant.to.max_targets
             };
@@ -89,7 +89,7 @@ pub fn check<'a>(
     }
     for namespace in &aim.peers {
         // Reading addresses needs no kind: any Grant to that namespace will do.
-        match here.iter().find(|(_, grant)| covers_namespace(grant, namespace)) {
+        match here.iter().find(|(_, grant)| covers_namespace(&grant.to.namespaces, namespace)) {
             _ if is_own(principal, cluster, namespace) => {}
             Some((name, _)) => drop(used.insert((*name).clone())),
             None => drop(missing.entry(namespace).or_default()),
@@ -120,11 +120,6 @@ fn is_from(from: &GrantFrom, principal: &Principal, members: Members<'_>) -> boo
                 && name_matches(&from.namespaces, namespace)
         }
     }
-}
-
-fn covers_namespace(grant: &GrantSpec, namespace: &str) -> bool {
-    let named = grant.to.namespaces.iter().any(|n| n == namespace);
-    named || (name_matches(&grant.to.namespaces, namespace) && !PROTECTED_NAMESPACES.contains(&namespace))
 }
 
 fn refuse(

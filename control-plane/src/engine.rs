@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use object::{Object, ObjectKey, Revision, RunEntry};
+use proto::assignment::ClusterPhase;
 use proto::ids::{ClusterId, RunId};
 use proto::run::RunRecord;
 use proto::status::{RunPhase, RunSummary};
@@ -188,17 +189,24 @@ fn touched_by(state: &State, key: &ObjectKey) -> BTreeSet<RunId> {
         | ObjectKey::Desired(_, id)
         | ObjectKey::Observed(_, id) => BTreeSet::from([id.clone()]),
         ObjectKey::Session(cluster) => of_cluster(state, cluster),
-        ObjectKey::ClusterStatus(_) | ObjectKey::Resumed(_) | ObjectKey::Revoked(..) => BTreeSet::new(),
+        ObjectKey::ClusterStatus(_)
+        | ObjectKey::Resumed(_)
+        | ObjectKey::Revoked(..)
+        | ObjectKey::Replica(_)
+        | ObjectKey::Operator(_) => BTreeSet::new(),
         _ => unfinished(state).map(|(id, _)| id.clone()).collect(),
     }
 }
 
+/// What is not over there, also of a run that was given up: whether it is connected says what is Unknown.
 fn of_cluster(state: &State, cluster: &ClusterId) -> BTreeSet<RunId> {
     let planning = |run: &RunEntry| run.desired.is_empty();
-    unfinished(state)
-        .filter(|(_, run)| planning(run) || run.desired.contains_key(cluster))
-        .map(|(id, _)| id.clone())
-        .collect()
+    let open = |run: &RunEntry| {
+        let said = run.observed.get(cluster).map(|observed| observed.value.observed.phase);
+        run.desired.contains_key(cluster) && said != Some(ClusterPhase::Finished)
+    };
+    let planning = unfinished(state).filter(|(_, run)| planning(run));
+    planning.chain(state.runs.iter().filter(|(_, run)| open(run))).map(|(id, _)| id.clone()).collect()
 }
 
 /// What is to be done about one run, from its state alone.

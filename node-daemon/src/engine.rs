@@ -25,6 +25,21 @@ mod life;
 
 pub use event::{Effect, Event, Failure, Look, Now, Plan, Remains, Unfit};
 
+/// What is counted once a second.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Injections that are not over.
+    pub held: usize,
+    /// Of these read back as made, by kind.
+    pub active: BTreeMap<&'static str, usize>,
+    /// Injections that left something.
+    pub residue: usize,
+    /// Halts in force.
+    pub halts: usize,
+    /// Whether an agent is heard.
+    pub linked: bool,
+}
+
 /// The daemon's own last limits; nobody can talk it out of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -206,6 +221,23 @@ impl State {
     /// Injections not over.
     pub fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// For the metrics.
+    pub fn census(&self) -> Census {
+        let mut active = BTreeMap::new();
+        for held in self.held.values().filter(|held| held.status.phase == InjectionPhase::Injected) {
+            *active.entry(held.injection.action.kind()).or_default() += 1;
+        }
+        let ended = self.ended.values().flatten().map(|ended| &ended.status);
+        let statuses = self.held.values().map(|held| &held.status).chain(ended);
+        Census {
+            held: self.held.len(),
+            active,
+            residue: statuses.filter(|status| status.phase == InjectionPhase::Residue).count(),
+            halts: self.meta.halts.len() + usize::from(self.local_halt.is_some()),
+            linked: self.is_linked(),
+        }
     }
 
     /// Whether nothing can be active any more but what an undo left.

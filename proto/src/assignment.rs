@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::grant::Principal;
-use crate::ids::RunId;
-use crate::injection::InjectionStatus;
+use crate::ids::{InjectionId, RunId};
+use crate::injection::{InjectionStatus, TargetRef};
 use crate::plan::{ClusterPlan, Envelope, Refusal};
 use crate::probe::ProbeStage;
+use crate::trace::TraceContext;
 
 /// What the centre wants of a cluster for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,6 +63,9 @@ pub struct Desired {
     /// Start: the plan this belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan_hash: Option<String>,
+    /// Plan: what is planned on this question is good until then, by the centre's clock. Start: carried on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan_expires: Option<Timestamp>,
     /// Start: the bounds planned for this cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envelope: Option<Envelope>,
@@ -77,6 +81,9 @@ pub struct Desired {
     /// Stop: why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_reason: Option<StopReason>,
+    /// The trace it belongs to; no part of what is compared.
+    #[serde(default, rename = "traceparent", skip_serializing_if = "TraceContext::is_none")]
+    pub trace: TraceContext,
 }
 
 /// Where a run was authored, as the Ceiling sees it.
@@ -93,6 +100,9 @@ pub struct Origin {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
 }
+
+/// Reason of a cluster where a run was Completed without anything to act on (`allowEmpty`).
+pub const NOTHING_TO_HIT: &str = "NothingToHit";
 
 /// Why a run is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -220,6 +230,9 @@ pub struct Observed {
     /// At most 20 injections, the worst first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub injections: Vec<InjectionStatus>,
+    /// On whom those injections are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub targets: BTreeMap<InjectionId, TargetRef>,
     /// Per probe.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<ProbeReport>,
@@ -249,6 +262,7 @@ impl Observed {
             finished_at: None,
             counts: InjectionCounts::default(),
             injections: Vec::new(),
+            targets: BTreeMap::new(),
             probes: Vec::new(),
             timeline: Vec::new(),
         }

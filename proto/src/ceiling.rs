@@ -29,7 +29,8 @@ pub struct CeilingSpec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub from: Vec<CeilingFrom>,
-    /// Namespaces that may be hit; `*` is every one but the protected.
+    /// Namespaces whose pods may be hit, or named as peers; `*` is every one
+    /// but the protected.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub namespaces: Vec<String>,

@@ -94,6 +94,10 @@ pub struct Target {
     /// unless PeerOnly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_most: Option<AtMost>,
+    /// A cluster without any matching pod is fine: nothing is done there.
+    /// Default false: no match refuses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_empty: Option<bool>,
 }
 
 /// What a target is for.
@@ -142,7 +146,7 @@ pub struct AtMost {
     pub total: Option<i64>,
 }
 
-/// Bounds in time.
+/// Bounds in time, and how closely a plan binds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Limits {
@@ -158,6 +162,20 @@ pub struct Limits {
     /// What losing the link does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_link_loss: Option<OnLinkLoss>,
+    /// How closely a start is held to its plan. Default Workload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan_binding: Option<PlanBinding>,
+}
+
+/// How closely a start is held to its plan.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PlanBinding {
+    /// Pods of the planned workloads, at most as many as were planned.
+    #[default]
+    Workload,
+    /// The planned pods themselves: one that was replaced is not hit, the
+    /// cluster is Denied. At most 200 pods in a cluster.
+    Exact,
 }
 
 /// What losing the link does. Agent to centre is judged by the agent, node to
@@ -210,6 +228,10 @@ impl Limits {
     pub fn start_within_ms(&self) -> u64 {
         Self::or(self.start_within.as_ref(), defaults::START_WITHIN_MS)
     }
+    /// Whether the plan names its pods by uid.
+    pub fn binds_pods(&self) -> bool {
+        self.plan_binding == Some(PlanBinding::Exact)
+    }
     /// Milliseconds without link, and then what.
     pub fn link_loss(&self) -> (u64, LinkLossAction) {
         let Some(loss) = &self.on_link_loss else {
@@ -242,5 +264,10 @@ impl Target {
     /// Whether only its addresses are used.
     pub fn is_peer_only(&self) -> bool {
         self.role == Some(TargetRole::PeerOnly)
+    }
+
+    /// Whether a cluster without a matching pod is fine.
+    pub fn allows_empty(&self) -> bool {
+        self.allow_empty == Some(true)
     }
 }

@@ -88,6 +88,15 @@ pub fn kind_matches(pattern: &str, kind: &str) -> bool {
             .is_some_and(|p| kind.strip_prefix(p).is_some_and(|r| r.starts_with('.')))
 }
 
+/// Namespaces of Kubernetes itself and of our own: `*` of a Grant or a Ceiling does not cover them, they must be named.
+pub const PROTECTED_NAMESPACES: &[&str] = &["kube-system", "faultline", "faultline-system"];
+
+/// Whether a namespace is covered by the names of a Grant or a Ceiling, where `*` covers all but the protected.
+pub fn covers_namespace(names: &[String], namespace: &str) -> bool {
+    names.iter().any(|name| name == namespace)
+        || (name_matches(names, namespace) && !PROTECTED_NAMESPACES.contains(&namespace))
+}
+
 /// Whether a name is covered by a list of names, where `*` covers all.
 pub fn name_matches(patterns: &[String], name: &str) -> bool {
     patterns.iter().any(|p| p == "*" || p == name)
@@ -96,6 +105,17 @@ pub fn name_matches(patterns: &[String], name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_star_leaves_out_what_is_protected() {
+        let covers = |names: &[&str], namespace: &str| {
+            covers_namespace(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>(), namespace)
+        };
+        assert!(covers(&["*"], "shop") && covers(&["shop"], "shop") && !covers(&["shop"], "pay"));
+        for namespace in PROTECTED_NAMESPACES {
+            assert!(!covers(&["*"], namespace) && covers(&["*", namespace], namespace), "{namespace}");
+        }
+    }
 
     #[test]
     fn kind_patterns() {

@@ -10,8 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::ids::ClusterId;
 use crate::injection::TargetRef;
 
-/// A plan expires after this long.
+/// A plan expires so long after it was asked for, milliseconds. What has expired is never dispatched, and a start
+/// that arrives later is Missed.
 pub const PLAN_TTL_MS: i64 = 15 * 60 * 1000;
+/// The most pods of one cluster that a plan names by uid (`planBinding: Exact`): plans stay small.
+pub const EXACT_PODS_MAX: usize = 200;
+/// The most addresses of one cluster's peers that a plan carries, for the same reason.
+pub const PEER_ADDRESSES_MAX: usize = 200;
 
 /// An agent's answer to "what would this hit here".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +59,9 @@ pub struct TargetEnvelope {
     pub owners: Vec<Owner>,
     /// At most so many pods.
     pub max_count: u32,
+    /// `planBinding: Exact`: uids of the pods that may be hit, sorted; no others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<String>,
     /// Seed of the choice.
     pub seed: u64,
     /// PeerOnly: never hit.
@@ -160,6 +168,8 @@ pub mod refusal {
     pub const STOP_ONLY: &str = "StopOnly";
     /// The targets left the planned envelope.
     pub const LEFT_ENVELOPE: &str = "LeftEnvelope";
+    /// The plan is too old to start. Nothing stands in the way: the run is Missed.
+    pub const PLAN_EXPIRED: &str = "PlanExpired";
 }
 
 /// A complete plan: what the hash covers.
@@ -176,5 +186,36 @@ impl Plan {
     /// The plan's hash: fault parameters (by spec hash) and envelopes.
     pub fn hash(&self) -> Result<String, serde_json::Error> {
         crate::hash::of_json(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(pods: &[&str]) -> Plan {
+        let target = TargetEnvelope {
+            max_count: 2,
+            pods: pods.iter().map(|&uid| uid.to_owned()).collect(),
+            ..TargetEnvelope::default()
+        };
+        let envelope = Envelope { targets: [("web".to_owned(), target)].into() };
+        Plan { spec_hash: "ab".into(), clusters: [("c1".parse().expect("valid"), envelope)].into() }
+    }
+
+    #[test]
+    fn the_hash_covers_the_pods_and_a_plan_without_them_is_as_it_was() {
+        let hash = |pods: &[&str]| plan(pods).hash().expect("JSON");
+        assert_eq!(hash(&["u1", "u2"]), hash(&["u1", "u2"]));
+        assert_ne!(hash(&["u1", "u2"]), hash(&["u1", "u3"]));
+        assert_ne!(hash(&["u1"]), hash(&[]));
+        let json = serde_json::to_string(&plan(&[])).expect("JSON");
+        assert!(
+            !json.contains("pods"),
+            "the hash of plans that bind workloads is that of older versions: {json}"
+        );
+        let back: Plan =
+            serde_json::from_str(&serde_json::to_string(&plan(&["u1"])).expect("JSON")).expect("valid");
+        assert_eq!(back, plan(&["u1"]));
     }
 }

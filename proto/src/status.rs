@@ -55,6 +55,9 @@ pub struct RunSummary {
     /// Hash of the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan_hash: Option<String>,
+    /// When the plan expires: not dispatched later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan_expires: Option<Timestamp>,
     /// When the plan was complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planned_at: Option<Timestamp>,

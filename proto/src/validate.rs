@@ -4,6 +4,7 @@
 mod experiment;
 mod fault;
 mod manifest;
+mod member;
 mod overrides;
 mod probe;
 mod target;
@@ -11,6 +12,7 @@ mod target;
 mod tests;
 
 pub use manifest::{Manifest, manifests};
+pub use member::member;
 pub use overrides::with_overrides;
 
 use schemars::JsonSchema;

@@ -8,7 +8,10 @@ use proto::assignment::{ClusterPhase, Desired, Intent, Observed, Origin};
 use proto::grant::Principal;
 use proto::halt::{Halt, HaltScope};
 use proto::injection::{Action, EndReason, Injection, InjectionPhase, InjectionStatus, TargetRef};
+use proto::trace::TraceContext;
 use proto::wire::{Down, Halts, Held, Hello, Inject, NodeDown, NodeUp, Up};
+
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 fn now() -> jiff::Timestamp {
     "2026-01-02T03:04:05.678Z".parse().expect("valid")
@@ -34,11 +37,13 @@ fn desired() -> Desired {
         principal: Principal::Operator { name: "ada".into() },
         origin: Origin { cluster: None, labels: std::collections::BTreeMap::default(), namespace: None },
         plan_hash: Some("cd".repeat(32)),
+        plan_expires: Some(now()),
         envelope: None,
         peers: [("db".to_owned(), vec!["10.0.0.1".parse().expect("valid")])].into(),
         start_before: Some(now()),
         run_deadline: None,
         stop_reason: None,
+        trace: TraceContext::parse(TRACEPARENT),
     }
 }
 
@@ -58,6 +63,7 @@ fn injection() -> Injection {
         backend: "cgroup-worker".into(),
         link_loss_after_ms: 60_000,
         link_loss: proto::experiment::LinkLossAction::Revert,
+        trace: TraceContext::parse(TRACEPARENT),
     }
 }
 
@@ -129,6 +135,38 @@ fn node_messages_round_trip() {
     };
     let down = NodeDown::Inject(Box::new(inject));
     assert_eq!(NodeDown::try_from(api::node::NodeDown::from(down.clone())).expect("valid"), down);
+}
+
+#[test]
+fn the_trace_goes_along_and_its_absence_is_none() {
+    let down = Down::Desired { desired: Box::new(desired()), start_within_ms: 1 };
+    let Ok(Down::Desired { desired, .. }) = Down::try_from(api::link::Down::from(down)) else {
+        unreachable!()
+    };
+    assert_eq!(desired.trace.as_str(), TRACEPARENT);
+    let inject = Inject {
+        injection: injection(),
+        agent_epoch: 7,
+        remaining_ms: 60_000,
+        deadline: now(),
+        start_before: now(),
+    };
+    let pb = api::node::NodeDown::from(NodeDown::Inject(Box::new(inject)));
+    let Ok(NodeDown::Inject(inject)) = NodeDown::try_from(pb) else { unreachable!() };
+    assert_eq!(inject.injection.trace.as_str(), TRACEPARENT);
+    for (given, wanted) in [(TRACEPARENT, TRACEPARENT), ("", ""), ("junk\u{0}", "")] {
+        let authored = api::link::Authored {
+            kind: "Run".into(),
+            namespace: "shop".into(),
+            name: "x".into(),
+            uid: "u".into(),
+            traceparent: given.into(),
+            ..Default::default()
+        };
+        let up = api::link::Up { kind: Some(api::link::up::Kind::Authored(authored)) };
+        let Ok(Up::Authored(authored)) = Up::try_from(up) else { unreachable!() };
+        assert_eq!(authored.trace.as_str(), wanted);
+    }
 }
 
 #[test]

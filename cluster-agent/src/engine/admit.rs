@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use proto::assignment::{Desired, Origin};
 use proto::ceiling::CeilingSpec;
-use proto::experiment::{ExperimentSpec, LinkLossAction};
+use proto::experiment::ExperimentSpec;
 use proto::fault::{Direction, Kind, Peer};
-use proto::grant::{kind_matches, name_matches};
+use proto::grant::{covers_namespace, kind_matches, name_matches};
 use proto::ids::{ClusterId, InjectionId, Name};
 use proto::injection::{Action, Injection, InjectionPhase, InjectionStatus, PeerMatch};
 use proto::plan::{Refusal, TargetEnvelope, refusal};
@@ -29,8 +29,12 @@ pub fn judge(
     found: &Resolution<'_>,
 ) -> Vec<Refusal> {
     let mut refusals = Vec::new();
-    if !state.accepts_starts || state.halts.objects.is_none() {
-        let message = "the agent is stop-only: its apiserver is not reachable, or not read yet";
+    if !state.accepts_starts || state.outranked || state.halts.objects.is_none() {
+        let message = if state.outranked {
+            "the agent is stop-only: a node has heard of a later leader"
+        } else {
+            "the agent is stop-only: its apiserver is not reachable, or not read yet"
+        };
         refusals.push(refuse(refusal::STOP_ONLY, message, "cluster owner", "see the agent's log"));
     }
     let namespaces = victim_namespaces(found);
@@ -86,7 +90,7 @@ fn below(
         let cure = format!("kubectl edit ceiling default: {field}");
         refusals.push(refuse(refusal::ABOVE_CEILING, message, "cluster owner", cure));
     };
-    if !found.faults.is_empty() && !from_allowed(ceiling, origin) {
+    if !found.targets.is_empty() && !from_allowed(ceiling, origin) {
         let who = match (&origin.cluster, &origin.namespace) {
             (Some(cluster), Some(namespace)) => format!("namespace {namespace} of cluster {cluster}"),
             (Some(cluster), None) => format!("cluster {cluster}"),
@@ -94,8 +98,10 @@ fn below(
         };
         above(format!("the Ceiling lets nothing in from {who}"), "spec.from");
     }
-    for namespace in victim_namespaces(found) {
-        if !name_matches(&ceiling.namespaces, namespace) {
+    // Of peers only addresses are read; but reading is something, too, and probes may ask what is a target.
+    let namespaces = found.targets.values().flat_map(|t| t.target.pods.namespaces.iter());
+    for namespace in namespaces.collect::<BTreeSet<_>>() {
+        if !covers_namespace(&ceiling.namespaces, namespace) {
             above(format!("the Ceiling does not cover namespace {namespace}"), "spec.namespaces");
         }
     }
@@ -179,10 +185,10 @@ pub fn start(
     let envelope = desired.envelope.clone().unwrap_or_default();
     for (name, target) in &found.targets {
         let planned = envelope.targets.get(*name).cloned().unwrap_or_default();
-        refusals.extend(left(&planned, target));
+        refusals.extend(left(&planned, target, spec.limits.binds_pods()));
     }
     let mut tracked = Vec::new();
-    for fault in &found.faults {
+    for fault in found.faults.iter().filter(|fault| !fault.hits.is_empty()) {
         match inject(&state.settings.cluster, desired, spec, &found, fault) {
             Ok(injections) => tracked.extend(injections),
             Err(refusal) => refusals.push(refusal),
@@ -191,16 +197,19 @@ pub fn start(
     if refusals.is_empty() { Ok(tracked) } else { Err(refusals) }
 }
 
-fn left(planned: &TargetEnvelope, target: &ResolvedTarget<'_>) -> Option<Refusal> {
+fn left(planned: &TargetEnvelope, target: &ResolvedTarget<'_>, exact: bool) -> Option<Refusal> {
     if target.target.is_peer_only() {
         return None;
     }
     let name = &target.target.name;
     let strange = target.picked.iter().find(|pod| !planned.owners.contains(&pod.owner));
+    let other = target.picked.iter().find(|pod| exact && !planned.pods.contains(&pod.uid));
     let message = if let Some(pod) = strange {
         format!("target {name}: {}/{} belongs to a workload that was not planned", pod.namespace, pod.name)
     } else if target.picked.len() > planned.max_count as usize {
         format!("target {name}: {} pods now, {} were planned", target.picked.len(), planned.max_count)
+    } else if let Some(pod) = other {
+        format!("target {name}: {}/{} was not planned, and planBinding is Exact", pod.namespace, pod.name)
     } else {
         return None;
     };
@@ -233,6 +242,7 @@ fn inject(
             backend: hit.backend.name.to_owned(),
             link_loss_after_ms,
             link_loss,
+            trace: desired.trace.clone(),
         });
         tracked.push(track(&id, desired, fault, hit, made));
     }
@@ -255,14 +265,16 @@ fn track(
         fault: fault.fault.name.clone(),
         target: target_ref(hit.pod),
         by_agent: injection.is_none(),
+        at_ms: fault.fault.at.ms().unwrap_or(0),
+        for_ms: fault.fault.lasts.as_ref().and_then(|l| l.ms().ok()).unwrap_or(0),
     };
     Tracked {
         status: status(id, &desired.run, hit.backend.name),
+        at_ms: recorded.at_ms,
+        for_ms: recorded.for_ms,
         recorded,
         injection,
         grace_s,
-        at_ms: fault.fault.at.ms().unwrap_or(0),
-        for_ms: fault.fault.lasts.as_ref().and_then(|l| l.ms().ok()).unwrap_or(0),
         sent: false,
         revert_sent: false,
         heard: false,
@@ -352,7 +364,3 @@ fn action(kind: &Kind<'_>, peers: &[PeerMatch]) -> Result<Option<Action>, String
         }),
     })
 }
-
-/// What a lost link does to a run whose spec is not known (any more): the default.
-pub const DEFAULT_LINK_LOSS: (u64, LinkLossAction) =
-    (proto::experiment::defaults::LINK_LOSS_AFTER_MS, LinkLossAction::Revert);

@@ -1,7 +1,7 @@
 //! Where probes may go. The name is judged when planning and starting; the address it leads to is judged again by
 //! `probes` at every sample, so that no name can lead to a forbidden place later.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proto::probe::Probe;
 
@@ -126,11 +126,13 @@ fn is_denied_name(host: &str) -> bool {
         || host.ends_with(".localhost")
         || host == "kubernetes"
         || (host.starts_with("kubernetes.") && service_namespace(host) == Some("default"))
-        || host == "metadata.google.internal"
+        || matches!(host, "metadata" | "metadata.google.internal" | "instance-data")
 }
 
-/// The metadata service of one large provider, over IPv6.
-const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// Metadata and host services of large providers that are not link-local, as their manuals give them.
+const METADATA_V4: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 /// Whether no probe ever goes to this address, whoever allows it.
 pub fn is_denied(ip: IpAddr, api: &[IpAddr]) -> bool {
@@ -141,20 +143,30 @@ pub fn is_denied(ip: IpAddr, api: &[IpAddr]) -> bool {
         IpAddr::V4(v4) => {
             v4.is_loopback()
                 || v4.is_link_local()
-                || v4.is_unspecified()
+                || v4.octets()[0] == 0
                 || v4.is_broadcast()
                 || v4.is_multicast()
+                || METADATA_V4.contains(&v4)
         }
         IpAddr::V6(v6) => {
-            if let Some(v4) = v6.to_ipv4_mapped() {
+            if let Some(v4) = embedded_v4(v6) {
                 return is_denied(IpAddr::V4(v4), api);
             }
-            v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.is_multicast()
-                || v6.is_unicast_link_local()
-                || v6 == METADATA
+            v6.is_multicast() || v6.is_unicast_link_local() || v6 == METADATA_V6
         }
+    }
+}
+
+/// The IPv4 address that an IPv6 address leads to: mapped and compatible (RFC 4291, with `::` and `::1`), NAT64
+/// (RFC 6052) and 6to4 (RFC 3056).
+fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    let of = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 1] => Some(Ipv4Addr::LOCALHOST),
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => Some(of(high, low)),
+        _ => None,
     }
 }
 
@@ -217,6 +229,59 @@ mod tests {
         ] {
             let to = destination(&probe).unwrap();
             assert_eq!(allowed.check(&to).is_ok(), good, "{to:?}");
+        }
+    }
+
+    /// Whoever allows it: the Ceiling lists every host and every address here.
+    #[test]
+    fn some_addresses_are_never_asked() {
+        let api = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        for host in [
+            "127.0.0.1",
+            "127.8.8.8",
+            "0.0.0.0",
+            "0.1.2.3",
+            "169.254.169.254",
+            "169.254.1.1",
+            "255.255.255.255",
+            "224.0.0.1",
+            "168.63.129.16",
+            "100.100.100.200",
+            "192.0.0.192",
+            "10.0.0.1",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::ffff:10.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b::a00:1",
+            "2002:a9fe:a9fe::1",
+            "2002:7f00:1::",
+            "fe80::1",
+            "ff02::1",
+            "fd00:ec2::254",
+            "fd00::1",
+            "localhost",
+            "LOCALHOST.",
+            "x.localhost",
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc.cluster.local",
+            "metadata",
+            "metadata.google.internal",
+            "instance-data",
+        ] {
+            let listed = vec![host.to_ascii_lowercase(), host.trim_end_matches('.').to_ascii_lowercase()];
+            let pod_ips = host.parse().into_iter().collect();
+            let allowed = Allowed { namespaces: vec!["default", "shop"], pod_ips, hosts: &listed, api: &api };
+            let address = if host.contains(':') { format!("[{host}]:80") } else { format!("{host}:80") };
+            let to = destination(&tcp(&address)).unwrap();
+            assert!(allowed.check(&to).is_err(), "{to:?}");
+        }
+        for good in ["10.0.0.2", "192.168.1.1", "8.8.8.8", "::ffff:10.0.0.2", "64:ff9b::808:808", "fd00::2"] {
+            assert!(!is_denied(good.parse().unwrap(), &api), "{good}");
         }
     }
 

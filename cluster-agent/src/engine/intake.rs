@@ -14,7 +14,7 @@ use proto::wire::Nack;
 
 use super::resolve::refuse;
 use super::state::{RunState, Stage, Start, Tracked};
-use super::{Effect, Now, State, admit, report, runs};
+use super::{Effect, Now, State, admit, report, runs, schedule};
 use crate::cluster::{LatchedHalts, RecordState, RecordedInjection, RunRecordHeld};
 
 /// Runs held at once; more are refused, so that a centre gone wild cannot fill the agent.
@@ -81,6 +81,8 @@ fn stop(state: &mut State, new: &Desired, now: Now, out: &mut Vec<Effect>) {
     let reason = new.stop_reason.unwrap_or(StopReason::Requested);
     let run = state.runs.entry(new.run.clone()).or_insert_with(|| RunState::new(new.clone()));
     run.desired.generation = run.desired.generation.max(new.generation);
+    // Held durably and said in Hello: a centre that forgot the stop is given it back.
+    (run.desired.intent, run.desired.stop_reason) = (Intent::Stop, Some(reason));
     run.dirty = true;
     let (outcome, word, revert) = match reason {
         StopReason::Requested => (Outcome::Aborted, "Stopped", "Stopped"),
@@ -157,10 +159,9 @@ fn adopt(record: RunRecordHeld, now: Now) -> RunState {
     run.dirty = true;
     run.observed.started_at = record.started_at;
     run.start = record.started_at.zip(record.deadline).map(|(at, deadline)| resumed(at, deadline, now));
-    let resolves = record.deadline.map(Timestamp::as_millisecond);
-    let (id, began) = (run.desired.run.clone(), run.start.is_some());
-    let held = record.injections.into_iter();
-    let held = held.map(|recorded| adopted(recorded, &id, resolves.filter(|_| began)));
+    run.link_loss = record.link_loss;
+    let (id, start) = (run.desired.run.clone(), run.start);
+    let held = record.injections.into_iter().map(|recorded| adopted(recorded, &id, start, now));
     if let Some(last) = record.observed.filter(|_| record.state == RecordState::Finished) {
         if last.residue != Residue::Clean {
             run.injections = held.collect();
@@ -180,7 +181,7 @@ fn adopt(record: RunRecordHeld, now: Now) -> RunState {
             reason => (Outcome::Aborted, reason, "Stopped"),
         };
         runs::end(&mut run, now, outcome, reason, message, revert);
-    } else if !began {
+    } else if start.is_none() {
         let message = "the agent was restarted before anything was made";
         runs::end(&mut run, now, Outcome::Aborted, "AgentRestart", message, "Stopped");
     }
@@ -195,21 +196,29 @@ fn resumed(at: Timestamp, deadline: Timestamp, now: Now) -> Start {
     Start { at_ms: now.boottime_ms, at, deadline_ms, deadline }
 }
 
-/// Not known until its daemon comes, or never made where the run had not begun (no `resolves_at_unix_ms`).
-fn adopted(recorded: RecordedInjection, run: &RunId, resolves_at_unix_ms: Option<i64>) -> Tracked {
-    let sent = resolves_at_unix_ms.is_some();
-    let mut status = admit::status(&recorded.id, run, "");
-    status.phase = if sent { InjectionPhase::Unknown } else { InjectionPhase::Missed };
-    status.resolves_at_unix_ms = resolves_at_unix_ms;
-    Tracked {
-        recorded,
+/// Not known until its daemon comes, or never made where the run had not begun.
+fn adopted(recorded: RecordedInjection, run: &RunId, start: Option<Start>, now: Now) -> Tracked {
+    // What is left of it by the wall clock, and never more than it was given: 0 stands for the deadline.
+    let whole_ms = recorded.at_ms.saturating_add(recorded.for_ms);
+    let since_ms =
+        start.map_or(0, |s| now.wall.as_millisecond().saturating_sub(s.at.as_millisecond()).max(0));
+    let left_ms = whole_ms.saturating_sub(since_ms.unsigned_abs()).max(1);
+    let mut tracked = Tracked {
+        status: admit::status(&recorded.id, run, ""),
         injection: None,
         grace_s: None,
         at_ms: 0,
-        for_ms: 0,
-        sent,
+        for_ms: if recorded.for_ms == 0 { 0 } else { left_ms },
+        sent: start.is_some(),
         revert_sent: false,
         heard: false,
-        status,
+        recorded,
+    };
+    tracked.status.phase = InjectionPhase::Missed;
+    if let Some(start) = start {
+        let end = now.wall_at(schedule::end_of(&start, &tracked)).as_millisecond();
+        tracked.status.phase = InjectionPhase::Unknown;
+        tracked.status.resolves_at_unix_ms = Some(end);
     }
+    tracked
 }

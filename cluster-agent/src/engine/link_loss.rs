@@ -1,10 +1,11 @@
 //! What the link to the centre means for runs: while it is gone nothing new starts, and a run whose spec says so
 //! is reverted after a while. The link between a node and this agent is judged by the daemon, not here.
 
-use proto::experiment::LinkLossAction;
+use proto::experiment::{Limits, LinkLossAction};
 
 use super::state::{RunState, Stage};
-use super::{Effect, Now, State, admit};
+use super::{Effect, Now, State};
+use crate::cluster::LinkLoss;
 
 /// A session is open, or the second opt-in changed on it: everything is said again, everything asked again.
 pub fn up(state: &mut State, accepted: bool, _out: &mut Vec<Effect>) {
@@ -40,7 +41,8 @@ fn forget_questions(state: &mut State) {
 /// The boottime at which a run must be reverted because the link is gone; `None` while it is up, or never.
 pub fn due(state: &State, run: &RunState) -> Option<u64> {
     let since = state.link.down_since_ms?;
-    let (after_ms, action) = run.spec.as_ref().map_or(admit::DEFAULT_LINK_LOSS, |s| s.limits.link_loss());
-    (action == LinkLossAction::Revert && run.is_live() && run.end.is_none())
-        .then(|| since.saturating_add(after_ms))
+    // Nothing is live before its spec is known; a record of an older agent does not have it: the default.
+    let loss = run.link_loss.unwrap_or_else(|| LinkLoss::from(&Limits::default()));
+    (loss.action == LinkLossAction::Revert && run.is_live() && run.end.is_none())
+        .then(|| since.saturating_add(loss.after_ms))
 }

@@ -1,7 +1,7 @@
 //! What node daemons, and the API for the agent's own kinds, say of injections.
 
 use proto::ids::{InjectionId, RunId};
-use proto::injection::{InjectionPhase, InjectionStatus};
+use proto::injection::{EndReason, InjectionPhase, InjectionStatus};
 use proto::wire::NodeHello;
 
 use super::state::{RunState, Tracked};
@@ -13,6 +13,7 @@ pub fn up(state: &mut State, node: &str, hello: NodeHello, now: Now, out: &mut V
     let entry = state.nodes.entry(node.to_owned()).or_default();
     entry.connected = true;
     entry.capabilities = hello.capabilities;
+    state.outranked |= hello.highest_epoch > state.settings.agent_epoch;
     for run in state.runs.values_mut() {
         for tracked in run.injections.iter_mut().filter(|t| t.recorded.target.node == node) {
             tracked.revert_sent = false;
@@ -151,6 +152,31 @@ pub fn read_back(state: &State, run: &mut RunState, now: Now) {
     for (event, subject) in notes {
         run.dirty = true;
         report::note(run, now, &event, &subject, "");
+    }
+}
+
+/// A node that left the cluster, and the pod with it: once its faults have ended by themselves, nothing more will be
+/// heard of them, and nothing waits for it.
+pub fn vanished(state: &State, run: &mut RunState, now: Now) {
+    let Some(inventory) = &state.inventory else { return };
+    let mut notes = Vec::new();
+    for tracked in &mut run.injections {
+        let open =
+            tracked.sent && !tracked.recorded.by_agent && tracked.status.phase == InjectionPhase::Unknown;
+        let target = &tracked.recorded.target;
+        let there = inventory.nodes.contains_key(&target.node) || inventory.pods.contains_key(&target.uid);
+        if !open || there || holds(tracked, now) {
+            continue;
+        }
+        tracked.status.phase = InjectionPhase::TargetGone;
+        tracked.status.reason = Some(EndReason::TargetGone);
+        tracked.status.message = format!("node {} left the cluster with the pod; not read back", target.node);
+        tracked.status.resolves_at_unix_ms = None;
+        notes.push(tracked.recorded.id.to_string());
+    }
+    for subject in notes {
+        run.dirty = true;
+        report::note(run, now, "TargetGone", &subject, "");
     }
 }
 

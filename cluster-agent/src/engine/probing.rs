@@ -182,6 +182,10 @@ pub fn verdict(run: &RunState) -> Verdict {
     if spec.steady_state.is_empty() || run.start.is_none() {
         return Verdict::NotMeasured;
     }
+    let made = run.injections.iter().any(|t| t.status.injected_at_unix_ms.is_some());
+    if !made && !run.adopted {
+        return Verdict::NotMeasured; // what was measured, was measured without any fault
+    }
     let mut enough = !run.adopted;
     for probe in &spec.steady_state {
         let tally = run.probes.get(&probe.name).cloned().unwrap_or_default();

@@ -83,6 +83,11 @@ pub fn refresh(run: &mut RunState, now: Now) {
     run.observed.counts = counts;
     let mut worst: Vec<&InjectionStatus> = run.injections.iter().map(|t| &t.status).collect();
     worst.sort_by_key(|s| std::cmp::Reverse((s.phase, s.id.clone())));
+    let target = |s: &&InjectionStatus| {
+        let tracked = run.injections.iter().find(|t| t.recorded.id == s.id)?;
+        Some((s.id.clone(), tracked.recorded.target.clone()))
+    };
+    run.observed.targets = worst.iter().take(INJECTIONS).filter_map(target).collect();
     run.observed.injections = worst.into_iter().take(INJECTIONS).cloned().collect();
     let settled = run.injections.iter().all(|t| t.status.phase.is_terminal());
     if counts.injected > 0 && counts.injected + counts.failed >= counts.total {

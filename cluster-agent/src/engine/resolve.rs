@@ -36,6 +36,8 @@ pub struct ResolvedTarget<'a> {
     pub target: &'a Target,
     /// Every pod that matches and runs.
     pub matching: Vec<&'a PodSeen>,
+    /// Pods that match, and that no daemon can reach into, with the reason: left out where one would have to.
+    pub skipped: Vec<(&'a PodSeen, &'a str)>,
     /// The pods that are hit; for PeerOnly every matching one.
     pub picked: Vec<&'a PodSeen>,
     /// Seed of the choice.
@@ -95,7 +97,12 @@ pub fn resolve<'a>(
         if !asked {
             continue;
         }
-        let resolved = pods(state, inventory, desired, target, &mut found.refusals);
+        let by_daemon = |fault: &Fault| {
+            let entry = fault.kind().and_then(|kind| catalogue::entry(kind.dotted()));
+            fault.target == target.name && entry.is_some_and(|entry| entry.made_by != "agent")
+        };
+        let by_daemon = spec.faults.iter().any(by_daemon);
+        let resolved = pods(state, inventory, desired, (target, by_daemon), &mut found.refusals);
         found.targets.insert(&target.name, resolved);
     }
     for fault in &spec.faults {
@@ -112,12 +119,13 @@ fn pods<'a>(
     state: &State,
     inventory: &'a Inventory,
     desired: &Desired,
-    target: &'a Target,
+    (target, by_daemon): (&'a Target, bool),
     refusals: &mut Vec<Refusal>,
 ) -> ResolvedTarget<'a> {
     let name = &target.name;
     let seed = pick::seed(target.pick.as_ref(), &desired.run, &state.settings.cluster, name);
-    let mut resolved = ResolvedTarget { target, matching: Vec::new(), picked: Vec::new(), seed };
+    let mut resolved =
+        ResolvedTarget { target, matching: Vec::new(), skipped: Vec::new(), picked: Vec::new(), seed };
     if target.pods.is_empty() || target.pods.namespaces.is_empty() {
         let message = format!(
             "target {name} selects everything: namespaces and labels, names or a workload are needed"
@@ -127,16 +135,19 @@ fn pods<'a>(
     }
     resolved.matching = inventory.pods.values().filter(|pod| matches(target, pod)).collect();
     resolved.matching.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+    if by_daemon {
+        let why = |pod: &PodSeen| inventory.skipped_pods.get(&pod.uid).map(String::as_str);
+        resolved.skipped = resolved.matching.iter().filter_map(|pod| Some((*pod, why(pod)?))).collect();
+        resolved.matching.retain(|pod| why(pod).is_none());
+    }
     // An assignment that does not name its targets leaves open whether one with clusters of its own is meant.
     let elsewhere = desired.envelope.is_none() && target.clusters.is_some();
-    if resolved.matching.is_empty() && elsewhere {
+    let may_be_empty = elsewhere || (target.allows_empty() && resolved.skipped.is_empty());
+    if resolved.matching.is_empty() && may_be_empty {
         return resolved;
     }
     if resolved.matching.is_empty() {
-        let namespaces = target.pods.namespaces.join(", ");
-        let message = format!("no running pod matches target {name} in namespaces {namespaces}");
-        let cure = format!("check targets[{name}].pods against `kubectl get pods --show-labels`");
-        refusals.push(refuse(refusal::NO_TARGETS, message, "author", cure));
+        refusals.push(nothing_matches(&resolved));
         return resolved;
     }
     if target.is_peer_only() {
@@ -155,6 +166,24 @@ fn pods<'a>(
     bounded(target, &resolved, refusals);
     protected(inventory, target, &resolved, refusals);
     resolved
+}
+
+fn nothing_matches(resolved: &ResolvedTarget<'_>) -> Refusal {
+    let (target, name) = (resolved.target, &resolved.target.name);
+    let message = match resolved.skipped.as_slice() {
+        [] => {
+            let namespaces = target.pods.namespaces.join(", ");
+            format!("no running pod matches target {name} in namespaces {namespaces}")
+        }
+        [(pod, why), more @ ..] => format!(
+            "target {name} matches only pods that no daemon can reach into: {}/{} {why}; and {} more",
+            pod.namespace,
+            pod.name,
+            more.len()
+        ),
+    };
+    let cure = format!("check targets[{name}].pods against `kubectl get pods --show-labels`");
+    refuse(refusal::NO_TARGETS, message, "author", cure)
 }
 
 fn matches(target: &Target, pod: &PodSeen) -> bool {
@@ -237,20 +266,27 @@ fn hits<'a>(
         }
     }
     refusals.extend(problems.into_iter().take(10).map(|(code, what)| {
-        let (whose, cure) = cure(code, name);
+        let (whose, cure) = cure(code, name, api_faults_only(state));
         refuse(code, format!("fault {name}: {what}"), whose, cure)
     }));
     Some(resolved)
 }
 
-fn cure(code: &str, fault: &str) -> (&'static str, String) {
+fn cure(code: &str, fault: &str, api_only: bool) -> (&'static str, String) {
     match code {
+        refusal::NO_DAEMON if api_only => {
+            ("cluster owner", "install the member chart with nodes.enabled=true".to_owned())
+        }
         refusal::NO_DAEMON => ("cluster owner", "see why the node daemon does not run there".to_owned()),
         refusal::MISSING_CAPABILITY => {
             ("cluster owner", "see `faultline faults` for what the kind needs of a node".to_owned())
         }
         _ => ("author", format!("select other pods or containers for faults[{fault}]")),
     }
+}
+
+fn api_faults_only(state: &State) -> bool {
+    state.inventory.as_ref().is_some_and(|inventory| inventory.api_faults_only)
 }
 
 fn backend(
@@ -265,6 +301,10 @@ fn backend(
             return Err((refusal::MISSING_CAPABILITY, message));
         }
         return entry.choose(none).map_err(|lacking| (refusal::MISSING_CAPABILITY, lacking.join(", ")));
+    }
+    if api_faults_only(state) {
+        let message = format!("{} needs node daemons, and this cluster runs none", entry.kind);
+        return Err((refusal::NO_DAEMON, message));
     }
     let Some(node) = state.nodes.get(&pod.node).filter(|n| n.connected) else {
         return Err((refusal::NO_DAEMON, format!("node {} has no connected daemon", pod.node)));

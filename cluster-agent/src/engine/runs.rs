@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use proto::assignment::{ClusterPhase, Intent, Outcome};
+use proto::assignment::{ClusterPhase, Intent, NOTHING_TO_HIT, Outcome};
 use proto::experiment::ExperimentSpec;
 use proto::ids::RunId;
 use proto::injection::{EndReason, InjectionPhase};
@@ -13,9 +13,9 @@ use proto::probe::ProbeStage;
 
 use super::probing::{self, Progress};
 use super::resolve::refuse;
-use super::state::{ClockBounds, End, RunState, Stage, Start};
+use super::state::{ClockBounds, End, RunState, Stage, Start, Tracked};
 use super::{Effect, Now, State, admit, halts, link_loss, nodes, plan, report, schedule};
-use crate::cluster::{RecordState, RunRecordHeld};
+use crate::cluster::{LinkLoss, RecordState, RunRecordHeld};
 
 /// Steps of one run taken per event; more are a defect, not a reason to hang.
 const MAX_STEPS: usize = 16;
@@ -56,7 +56,10 @@ fn advance(state: &mut State, run: &mut RunState, now: Now, out: &mut Vec<Effect
                 finish(run, now, &end, out);
             }
         }
-        Stage::Finished => nodes::read_back(state, run, now),
+        Stage::Finished => {
+            nodes::read_back(state, run, now);
+            nodes::vanished(state, run, now);
+        }
     }
 }
 
@@ -98,7 +101,7 @@ fn awaiting_spec(state: &State, run: &mut RunState, now: Now, out: &mut Vec<Effe
         return finish(run, now, &end, out);
     }
     if run.arrival_bound_ms.is_some_and(|bound| now.boottime_ms >= bound) {
-        return missed(run, now, "the spec did not come in time", out);
+        return missed(run, now, refusal::TOO_LATE, "the spec did not come in time", out);
     }
     let Some(spec) = run.spec.clone() else {
         return ask_spec(state, run, out);
@@ -129,7 +132,7 @@ fn awaiting_clock(state: &mut State, run: &mut RunState, id: u64, now: Now, out:
         return finish(run, now, &end, out);
     }
     if run.arrival_bound_ms.is_some_and(|bound| now.boottime_ms >= bound) {
-        return missed(run, now, "the centre's clock could not be read in time", out);
+        return missed(run, now, refusal::TOO_LATE, "the centre's clock could not be read in time", out);
     }
     let Some(bounds) = run.bounds else {
         if id == 0 && state.link.up && state.link.accepted {
@@ -140,13 +143,19 @@ fn awaiting_clock(state: &mut State, run: &mut RunState, id: u64, now: Now, out:
         return;
     };
     if now.boottime_ms >= bounds.start_before_ms {
-        return missed(run, now, "the assignment came too late", out);
+        return missed(run, now, refusal::TOO_LATE, "the assignment came too late", out);
+    }
+    if bounds.plan_expires_ms.is_some_and(|at| now.boottime_ms >= at) {
+        let message = "the plan had expired when its start came; create another run";
+        return missed(run, now, refusal::PLAN_EXPIRED, message, out);
     }
     let (Some(spec), Some(inventory)) = (run.spec.clone(), state.inventory.clone()) else {
         return;
     };
     match admit::start(state, &inventory, run, &spec) {
         Err(refusals) => denied(run, now, refusals, out),
+        // allowEmpty: nothing to make, so nothing to measure either.
+        Ok(none) if none.is_empty() => finish(run, now, &nothing_to_hit(), out),
         Ok(injections) => {
             run.injections = injections;
             run.observed.plan = None;
@@ -173,6 +182,7 @@ pub fn clock(state: &mut State, id: u64, centre_at: Timestamp, rtt_ms: u64, now:
     run.bounds = Some(ClockBounds {
         start_before_ms: run.arrival_bound_ms.map_or(start_before, |a| a.min(start_before)),
         run_deadline_ms: bound(run.desired.run_deadline),
+        plan_expires_ms: run.desired.plan_expires.map(|at| bound(Some(at))),
     });
 }
 
@@ -184,7 +194,7 @@ fn before_start(run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
     }
     if run.bounds.is_none_or(|b| now.boottime_ms >= b.start_before_ms) {
         out.push(Effect::StopProbes { run: run.desired.run.clone() });
-        return missed(run, now, "the baseline took too long", out);
+        return missed(run, now, refusal::TOO_LATE, "the baseline took too long", out);
     }
     if !run.journalled() {
         return;
@@ -235,6 +245,7 @@ fn running(state: &State, run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
     }
     ask_spec(state, run, out);
     nodes::read_back(state, run, now);
+    nodes::vanished(state, run, now);
     judge(run, now);
     schedule::revert(state, run, now, out);
     report::phase(run, now, schedule::phase(run, now));
@@ -302,7 +313,7 @@ fn settling(run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
 /// Everything that can be known is known.
 fn close(run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
     let unknown = run.injections.iter().find(|t| !t.status.phase.is_terminal() && !t.recorded.by_agent);
-    let end = match (run.end.clone(), unknown) {
+    let end = match (run.end.clone().or_else(|| gone(run)), unknown) {
         (Some(end), _) => end,
         (None, Some(lost)) => End {
             outcome: Outcome::Failed,
@@ -320,6 +331,31 @@ fn close(run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
     finish(run, now, &end, out);
 }
 
+/// Targets that went away, where nothing else ended the run. That is no failure of anybody, but no full run either.
+fn gone(run: &RunState) -> Option<End> {
+    let made = run.injections.iter().any(|t| t.status.injected_at_unix_ms.is_some());
+    let left = |t: &&Tracked| t.status.phase == InjectionPhase::TargetGone && !(t.recorded.by_agent && made);
+    let gone = run.injections.iter().filter(left).count();
+    let total = run.injections.len();
+    let (outcome, message) = match (gone, made) {
+        (0, _) => return None,
+        (_, true) => {
+            (Outcome::Completed, format!("{gone} of {total} targets went away before the fault ended"))
+        }
+        (_, false) => (Outcome::Failed, format!("{gone} of {total} targets were gone, no fault was made")),
+    };
+    Some(End { outcome, reason: "TargetGone".to_owned(), message, revert: "Deadline" })
+}
+
+fn nothing_to_hit() -> End {
+    End {
+        outcome: Outcome::Completed,
+        reason: NOTHING_TO_HIT.to_owned(),
+        message: "no pod matches here, which allowEmpty permits: nothing was done".to_owned(),
+        revert: "Stopped",
+    }
+}
+
 fn cancel(run: &mut RunState, end: &End) {
     for tracked in run.injections.iter_mut().filter(|t| !t.sent && !t.status.phase.is_terminal()) {
         tracked.status.phase = InjectionPhase::Refused;
@@ -328,13 +364,13 @@ fn cancel(run: &mut RunState, end: &End) {
     }
 }
 
-fn missed(run: &mut RunState, now: Now, message: &str, out: &mut Vec<Effect>) {
+fn missed(run: &mut RunState, now: Now, reason: &str, message: &str, out: &mut Vec<Effect>) {
     for tracked in &mut run.injections {
         tracked.status.phase = InjectionPhase::Missed;
     }
     let end = End {
         outcome: Outcome::Missed,
-        reason: "TooLate".to_owned(),
+        reason: reason.to_owned(),
         message: message.to_owned(),
         revert: "Stopped",
     };
@@ -380,6 +416,7 @@ pub fn persist(run: &mut RunState, state: RecordState, now: Now, out: &mut Vec<E
         state,
         started_at: run.start.map(|s| s.at),
         deadline,
+        link_loss: run.link_loss,
         injections: run.injections.iter().map(|t| t.recorded.clone()).collect(),
         end_reason: run.end.as_ref().map(|e| e.reason.clone()).unwrap_or_default(),
         observed: (state == RecordState::Finished).then(|| Box::new(run.observed.clone())),
@@ -390,4 +427,5 @@ pub fn persist(run: &mut RunState, state: RecordState, now: Now, out: &mut Vec<E
 /// The effective spec came.
 pub fn with_spec(run: &mut RunState, spec: &Arc<ExperimentSpec>) {
     run.spec = Some(Arc::clone(spec));
+    run.link_loss = Some(LinkLoss::from(&spec.limits));
 }

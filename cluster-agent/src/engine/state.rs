@@ -13,7 +13,7 @@ use proto::injection::{Injection, InjectionStatus};
 use proto::wire::{HaltState, NodeHaltState};
 
 use super::probing::ProbeTally;
-use crate::cluster::{CeilingSeen, Inventory, LatchedHalts, LocalHalt, RecordedInjection};
+use crate::cluster::{CeilingSeen, Inventory, LatchedHalts, LinkLoss, LocalHalt, RecordedInjection};
 
 /// Dropped runs remembered.
 pub const FORGOTTEN_KEPT: usize = 1024;
@@ -36,6 +36,8 @@ pub struct State {
     pub link: Link,
     /// False: stop-only.
     pub accepts_starts: bool,
+    /// A daemon has heard of a later leader: this agent was one, and starts nothing more.
+    pub outranked: bool,
     /// Nodes and pods, once known.
     pub inventory: Option<Arc<Inventory>>,
     /// The owner's limits.
@@ -133,6 +135,8 @@ pub struct ClockBounds {
     pub start_before_ms: u64,
     /// No fault outlives it.
     pub run_deadline_ms: u64,
+    /// A start is not accepted later; absent where the centre does not say.
+    pub plan_expires_ms: Option<u64>,
 }
 
 /// The cluster's own start.
@@ -184,6 +188,8 @@ pub struct RunState {
     pub stage: Stage,
     /// The effective spec, once here.
     pub spec: Option<Arc<ExperimentSpec>>,
+    /// What a lost link does, once the spec was here; kept across restarts.
+    pub link_loss: Option<LinkLoss>,
     /// Absorbing.
     pub end: Option<End>,
     /// The spec was asked for on the open session.
@@ -221,6 +227,7 @@ impl State {
             settings,
             link: Link::default(),
             accepts_starts: false,
+            outranked: false,
             inventory: None,
             ceiling: CeilingSeen::Unknown,
             nodes: BTreeMap::new(),
@@ -268,6 +275,7 @@ impl RunState {
             observed,
             stage: Stage::AwaitingSpec,
             spec: None,
+            link_loss: None,
             end: None,
             asked: false,
             forget: false,

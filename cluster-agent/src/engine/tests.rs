@@ -1,5 +1,8 @@
 //! The engine against a small world: tables for what must happen, random lives for what must never happen.
 
+mod binding;
+mod losses;
 mod random;
 mod tables;
+mod unsuited;
 mod world;

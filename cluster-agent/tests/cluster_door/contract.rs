@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cluster_agent::cluster::{
-    Doors, Error, LatchedHalts, LocalHalt, PodDeletion, RecordState, RecordedInjection, RunRecordHeld,
+    Doors, Error, LatchedHalts, LinkLoss, LocalHalt, PodDeletion, RecordState, RecordedInjection,
+    RunRecordHeld,
 };
 use proto::assignment::{Desired, Intent, Origin};
+use proto::experiment::LinkLossAction;
 use proto::grant::Principal;
 use proto::halt::{Halt, HaltLevel, HaltScope};
 use proto::injection::TargetRef;
@@ -59,20 +61,25 @@ pub(crate) fn record(run: &str, generation: u64) -> RunRecordHeld {
             principal: Principal::Operator { name: "ann".into() },
             origin: Origin { cluster: None, labels: BTreeMap::new(), namespace: None },
             plan_hash: None,
+            plan_expires: None,
             envelope: None,
             peers: BTreeMap::new(),
             start_before: None,
             run_deadline: None,
             stop_reason: None,
+            trace: proto::trace::TraceContext::NONE,
         },
         state: RecordState::Started,
         started_at: None,
         deadline: Some("2026-11-23T00:00:00Z".parse().unwrap()),
+        link_loss: Some(LinkLoss { after_ms: 7_000, action: LinkLossAction::RunToDeadline }),
         injections: vec![RecordedInjection {
             id: format!("{run}.late.0").parse().unwrap(),
             fault: "late".into(),
             target,
             by_agent: false,
+            at_ms: 5_000,
+            for_ms: 30_000,
         }],
         end_reason: String::new(),
         observed: None,

@@ -68,7 +68,13 @@ impl Stage for InMemory {
     }
     async fn author(&self, name: &str) {
         let body = br#"{"experimentRef":{"name":"e"}}"#.to_vec();
-        let authored = Authored { object: object(name), generation: 1, author: String::new(), body };
+        let authored = Authored {
+            object: object(name),
+            generation: 1,
+            author: String::new(),
+            body,
+            trace: proto::trace::TraceContext::NONE,
+        };
         let mut set: BTreeMap<_, _> = self.set();
         set.insert(object(name), authored);
         self.memory.set_authored(set);

@@ -348,7 +348,7 @@ pub(crate) fn inventory(pods: usize) -> Inventory {
         own_namespace: "faultline".into(),
         nodes: BTreeMap::from([(NODE.to_owned(), NodeSeen { ready: true })]),
         pods: (0..pods).map(pod).map(|p| (p.uid.clone(), p)).collect(),
-        api_addresses: vec![],
+        ..Inventory::default()
     }
 }
 
@@ -389,10 +389,12 @@ pub(crate) fn desired(run: &str, spec: &Value) -> Desired {
         principal: Principal::Operator { name: "ann".into() },
         origin: Origin { cluster: None, labels: BTreeMap::new(), namespace: None },
         plan_hash: None,
+        plan_expires: None,
         envelope: None::<Envelope>,
         peers: BTreeMap::new(),
         start_before: None,
         run_deadline: None,
         stop_reason: None,
+        trace: proto::trace::TraceContext::NONE,
     }
 }

@@ -4,8 +4,9 @@ use proto::assignment::{ClusterPhase, Intent, Outcome, Residue, Verdict};
 use proto::injection::{EndReason, InjectionPhase};
 use serde_json::json;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
-use super::fixture::{Agent, delay, spec, word};
+use super::fixture::{Agent, PATIENCE, delay, spec, word};
 use cluster_agent::cluster::{LocalHalt, RecordState};
 use proto::halt::HaltLevel;
 use proto::wire::{Down, NodeDown, Up};
@@ -120,6 +121,42 @@ async fn a_restarted_agent_watches_and_never_starts_again() {
     assert_eq!((over.outcome, over.residue), (Some(Outcome::Completed), Residue::Clean));
     while let Ok(message) = daemon.down.try_recv() {
         assert!(!matches!(message, proto::wire::NodeDown::Inject(_)), "{message:?}");
+    }
+}
+
+/// The agent dies, its successor never reaches the centre: what a lost link means is in the record.
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_without_a_centre_ends_or_keeps_a_fault_as_its_spec_says() {
+    for action in ["Revert", "RunToDeadline"] {
+        let agent = Agent::start();
+        let mut spec = spec(&json!({ "for": "4m", "network": { "delay": { "latency": "200ms" } } }));
+        spec["limits"] = json!({ "onLinkLoss": { "after": "20s", "do": action } });
+        let mut daemon = agent.node(vec![]).await;
+        let mut beats = JoinSet::new();
+        daemon.beat(&mut beats);
+        let mut centre = agent.connect(&spec).await;
+        let start = centre.plan("r1", &spec).await;
+        centre.want(&start).await;
+        centre.until("r1", |o| o.phase >= ClusterPhase::Running).await;
+        let inject = daemon.inject().await;
+        let active = word(&inject.injection, InjectionPhase::Injected, None);
+        daemon.say(active.clone()).await;
+        centre.until("r1", |o| o.counts.active == 1).await;
+        drop(centre);
+
+        let agent = agent.restart().await;
+        let restarted = Instant::now();
+        let mut daemon = agent.node(vec![active]).await;
+        daemon.beat(&mut beats);
+        let (_, reason) = timeout(PATIENCE, daemon.revert()).await.expect("it is taken away");
+        let after = restarted.elapsed().as_secs();
+        match action {
+            "Revert" => {
+                assert_eq!((reason.as_str(), (20..=22).contains(&after)), ("LinkLost", true), "{after} s");
+            }
+            // The daemon of this test ends nothing by itself: it is told, once its time is over.
+            _ => assert_eq!((reason.as_str(), (239..=250).contains(&after)), ("Deadline", true), "{after} s"),
+        }
     }
 }
 

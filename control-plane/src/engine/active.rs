@@ -25,7 +25,7 @@ pub(super) fn decide(view: View<'_>, now: Timestamp) -> Decision {
     if let Some(spec) = spec
         && view.summary.phase == RunPhase::Dispatching
         && may_still_start(view, spec, now)
-        && let Some(commit) = dispatch::next(view, spec, view.summary.clone())
+        && let Some(commit) = dispatch::next(view, spec, view.summary.clone(), now)
     {
         return Decision::commit(commit);
     }
@@ -50,9 +50,7 @@ pub(super) fn conclude(view: View<'_>, now: Timestamp) -> Decision {
 }
 
 fn may_still_start(view: View<'_>, spec: &ExperimentSpec, now: Timestamp) -> bool {
-    let in_time = |at: Timestamp, ms: u64| now < super::after(at, ms);
-    view.summary.dispatched_at.is_some_and(|at| in_time(at, spec.limits.start_within_ms()))
-        && dispatch::not_after(view.record).is_none_or(|not_after| now < not_after)
+    view.summary.dispatched_at.is_some_and(|at| now < dispatch::start_before(view.record, spec, at))
 }
 
 /// Why a cluster that was told to start is to stop now.

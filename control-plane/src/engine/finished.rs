@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use proto::assignment::{ClusterPhase, Desired, Intent, Residue};
 
 use super::object::{Object, ObjectKey};
-use super::{CHUNK, Decision, View, after, prune, stopping, summary};
+use super::{CHUNK, Decision, View, after, earlier, prune, stopping, summary};
 
 /// `ttlAfterFinished` where the run names none: 168h.
 const TTL_MS: u64 = 168 * 3600 * 1000;
@@ -36,7 +36,9 @@ pub(super) fn decide(view: View<'_>, now: Timestamp) -> Decision {
     if expires_at.is_some_and(|at| at <= now) && prune::removable(view.entry) {
         return Decision::commit(prune::remove(view.id, view.entry));
     }
-    Decision::wait(expires_at.filter(|at| *at > now))
+    // What was heard after it was given up may be given up again.
+    let next_bound = summary::next_bound(view.state, view.entry, now);
+    Decision::wait(earlier(expires_at.filter(|at| *at > now), next_bound))
 }
 
 /// An agent may forget what never started, and what it reported as finished with nothing left: while something is

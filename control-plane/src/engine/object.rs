@@ -50,6 +50,21 @@ pub struct StoredExperiment {
     pub author: String,
     /// When this spec was first stored.
     pub stored_at: Timestamp,
+    /// Whose declarations it is part of; of the library only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+}
+
+/// The value of `grants/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredGrant {
+    /// What it allows.
+    #[serde(flatten)]
+    pub spec: GrantSpec,
+    /// Whose declarations it is part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// The value of `session/<cluster>`: it lives on its replica's lease, so it is there exactly
@@ -65,6 +80,15 @@ pub struct SessionRecord {
     pub agent_epoch: u64,
     /// When it was opened.
     pub opened_at: Timestamp,
+}
+
+/// The value of `replicas/<id>`: it lives on that replica's lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplicaRecord {
+    /// `host:port` at which other replicas reach it; empty: they do not.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub peer_address: String,
 }
 
 /// The value of `observed/<cluster>/<run>`.
@@ -110,6 +134,10 @@ pub enum ObjectKey {
     HaltsRevision,
     /// A denied certificate, or `all` of a cluster.
     Revoked(String, String),
+    /// A live replica.
+    Replica(String),
+    /// An operator, by the hash of the bearer token.
+    Operator(String),
 }
 
 /// An object of the store.
@@ -126,11 +154,14 @@ pub enum Object {
     Plan(RunId, ClusterId, Box<ClusterPlan>),
     Desired(ClusterId, Box<Desired>),
     Observed(ClusterId, Box<ObservedRecord>),
-    Grant(String, GrantSpec),
+    Grant(String, StoredGrant),
     Halt(Halt),
     Resumed(HaltId),
     HaltsRevision,
     Revoked(String, String),
+    Replica(String, ReplicaRecord),
+    /// Its JSON: who may do what is not the engine's business.
+    Operator(String, String),
 }
 
 impl Object {
@@ -154,6 +185,8 @@ impl Object {
             Self::Resumed(id) => ObjectKey::Resumed(id.clone()),
             Self::HaltsRevision => ObjectKey::HaltsRevision,
             Self::Revoked(cluster, serial) => ObjectKey::Revoked(cluster.clone(), serial.clone()),
+            Self::Replica(id, _) => ObjectKey::Replica(id.clone()),
+            Self::Operator(hash, _) => ObjectKey::Operator(hash.clone()),
         }
     }
 }

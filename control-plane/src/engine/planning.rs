@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use proto::assignment::{ClusterPhase, Desired, Intent, Outcome};
 use proto::experiment::{ExperimentSpec, Target};
 use proto::ids::ClusterId;
-use proto::plan::{Envelope, Plan, Refusal, TargetEnvelope, refusal};
+use proto::plan::{Envelope, PLAN_TTL_MS, Plan, Refusal, TargetEnvelope, refusal};
 use proto::run::ExperimentScope;
 use proto::status::{RunPhase, RunSummary};
 
@@ -115,7 +115,7 @@ fn ask(view: View<'_>, spec: &ExperimentSpec, selection: &Selection, now: Timest
     let mut commit = view.commit(summary);
     commit.note = Some(("run.plan", "ok".to_owned()));
     for cluster in unasked {
-        let question = question(view, spec, cluster);
+        let question = question(view, spec, cluster, now);
         commit.compare.push((ObjectKey::Desired(cluster.clone(), view.id.clone()), 0));
         commit.put.push(Object::Desired(cluster.clone(), Box::new(question)));
     }
@@ -123,7 +123,7 @@ fn ask(view: View<'_>, spec: &ExperimentSpec, selection: &Selection, now: Timest
 }
 
 /// What a cluster is asked: the targets meant for it, named in an envelope that is still open.
-fn question(view: View<'_>, spec: &ExperimentSpec, cluster: &ClusterId) -> Desired {
+fn question(view: View<'_>, spec: &ExperimentSpec, cluster: &ClusterId, now: Timestamp) -> Desired {
     let member = view.state.clusters.get(cluster).and_then(|entry| entry.spec.as_ref());
     let meant = |target: &&Target| {
         member.is_some_and(|m| spec.clusters_of(target).matches(&m.value.name, &m.value.labels))
@@ -138,11 +138,13 @@ fn question(view: View<'_>, spec: &ExperimentSpec, cluster: &ClusterId) -> Desir
         principal: view.record.principal.clone(),
         origin: view.record.origin.clone(),
         plan_hash: None,
+        plan_expires: later(now, PLAN_TTL_MS),
         envelope: Some(Envelope { targets }),
         peers: std::collections::BTreeMap::new(),
         start_before: None,
         run_deadline: None,
         stop_reason: None,
+        trace: view.record.trace.clone(),
     }
 }
 
@@ -184,13 +186,28 @@ fn collect(view: View<'_>, spec: &ExperimentSpec, selection: &Selection, now: Ti
     let Ok(hash) = plan_of(view).hash() else {
         return deny(view, vec![invalid("the plan has no JSON form")], now);
     };
+    let expires = dispatch::expires(view);
+    if expires.is_some_and(|at| at <= now) {
+        return expired(view, now);
+    }
     if view.record.plan_only {
         let mut summary = finish(view, Outcome::Completed, "PlanOnly", now);
         summary.plan_hash = Some(hash);
+        summary.plan_expires = expires;
         summary.planned_at = Some(now);
         return Decision::commit(view.commit(summary));
     }
     dispatch::first(view, spec, selection, hash, now)
+}
+
+/// The plan became too old before anything was started, for example because no leader was there to go on. What people
+/// looked at then may not be what is there now: it is never dispatched, and not made anew behind their backs either.
+fn expired(view: View<'_>, now: Timestamp) -> Decision {
+    let mut summary = finish(view, Outcome::Missed, refusal::PLAN_EXPIRED, now);
+    "the plan expired before it could be dispatched; create another run".clone_into(&mut summary.message);
+    let mut commit = view.commit(summary);
+    commit.note = Some(("run.miss", refusal::PLAN_EXPIRED.to_owned()));
+    Decision::commit(commit)
 }
 
 enum Answer<'a> {

@@ -92,7 +92,7 @@ impl Selection {
             ));
             return;
         }
-        let grants = view.state.grants.iter().map(|(name, grant)| (name, &grant.value));
+        let grants = view.state.grants.iter().map(|(name, grant)| (name, &grant.value.spec));
         let members = |id: &ClusterId| view.state.spec_of(id);
         match authority::check(&view.record.principal, &members, grants, member, &aim) {
             Ok(used) => self.grants.extend(used),

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use proto::cluster::{ClusterSpec, ClusterStatus};
 use proto::experiment::ExperimentSpec;
-use proto::grant::GrantSpec;
 use proto::halt::Halt;
 use proto::ids::{ClusterId, HaltId, RunId};
+use proto::injection::NODE_HALT_PREFIX;
 
 use super::object::{
-    ExperimentKey, Object, ObjectKey, Revision, RunEntry, SessionRecord, StoredExperiment, Versioned,
+    ExperimentKey, Object, ObjectKey, ReplicaRecord, Revision, RunEntry, SessionRecord, StoredExperiment,
+    StoredGrant, Versioned,
 };
 
 /// Everything known of a member.
@@ -46,7 +47,7 @@ pub struct State {
     /// Runs.
     pub runs: BTreeMap<RunId, RunEntry>,
     /// Grants by name.
-    pub grants: BTreeMap<String, Versioned<GrantSpec>>,
+    pub grants: BTreeMap<String, Versioned<StoredGrant>>,
     /// Halts in force.
     pub halts: BTreeMap<HaltId, Versioned<Halt>>,
     /// Halts lifted, for ever.
@@ -55,6 +56,10 @@ pub struct State {
     pub halts_revision: Revision,
     /// Denied certificates: (cluster, serial or `all`).
     pub revoked: BTreeSet<(String, String)>,
+    /// Live replicas, this one included.
+    pub replicas: BTreeMap<String, ReplicaRecord>,
+    /// Operators by the hash of their token, as JSON.
+    pub operators: BTreeMap<String, String>,
     /// Whether this replica decides.
     pub leading: bool,
     /// Whether every prefix was listed once: nothing is decided on half a world.
@@ -102,7 +107,8 @@ impl State {
         let spec = self.spec_of(cluster)?;
         let namespaces: Vec<&str> = namespaces.into_iter().collect();
         self.halts.values().map(|halt| &halt.value).find(|halt| {
-            applies_to(halt, spec)
+            !is_of_a_node(halt)
+                && applies_to(halt, spec)
                 && (namespaces.is_empty()
                     || namespaces
                         .iter()
@@ -157,6 +163,8 @@ impl State {
             Object::Revoked(cluster, serial) => {
                 self.revoked.insert((cluster, serial));
             }
+            Object::Replica(id, value) => drop(self.replicas.insert(id, value)),
+            Object::Operator(hash, json) => drop(self.operators.insert(hash, json)),
             other => self.put_of_run(other, revision),
         }
     }
@@ -212,6 +220,8 @@ impl State {
             ObjectKey::Revoked(cluster, serial) => {
                 self.revoked.remove(&(cluster.clone(), serial.clone()));
             }
+            ObjectKey::Replica(id) => drop(self.replicas.remove(id)),
+            ObjectKey::Operator(hash) => drop(self.operators.remove(hash)),
         }
     }
 
@@ -238,4 +248,11 @@ impl State {
 pub fn applies_to(halt: &Halt, cluster: &ClusterSpec) -> bool {
     halt.origin.as_ref().is_none_or(|origin| *origin == cluster.id)
         && halt.covers(&cluster.id, &cluster.name, &cluster.labels, None)
+}
+
+/// A halt file stops its node only: the daemon there and its agent see to it. Here it is shown, not decided on.
+/// Halt objects of a cluster have ids of their own form, so that nobody can pass one off as a node's.
+fn is_of_a_node(halt: &Halt) -> bool {
+    let own = halt.origin.as_ref().and_then(|origin| halt.id.as_str().strip_prefix(origin.as_str()));
+    own.and_then(|own| own.strip_prefix('.')).is_some_and(|own| own.starts_with(NODE_HALT_PREFIX))
 }

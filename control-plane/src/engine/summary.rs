@@ -3,7 +3,7 @@
 //! reverts by itself.
 
 use jiff::Timestamp;
-use proto::assignment::{ClusterPhase, InjectionCounts, Observed, Outcome, Residue, Verdict};
+use proto::assignment::{ClusterPhase, InjectionCounts, NOTHING_TO_HIT, Observed, Outcome, Residue, Verdict};
 use proto::experiment::{Limits, defaults};
 use proto::ids::{ClusterId, RunId};
 use proto::plan::Refusal;
@@ -11,12 +11,14 @@ use proto::status::{ClusterCounts, ClusterSample, RunPhase, RunSummary};
 
 use super::object::RunEntry;
 use super::state::State;
-use super::{after, earlier, later, stopping};
+use super::{after, dispatch, earlier, later, stopping};
 
 /// How long after everything must have ended a cluster may take to say so.
 pub const GRACE_MS: i64 = 30_000;
 /// Clusters and refusals shown in a summary.
 const MAX_SAMPLES: usize = 20;
+/// What is said of a cluster that was planned and never told to start.
+const NOT_TOLD: &str = "it was not told to start in time";
 /// The reason of a cluster that was never heard of again.
 pub const CLUSTER_LOST: &str = "ClusterLost";
 
@@ -32,6 +34,7 @@ pub fn initial(id: RunId) -> RunSummary {
         residue: Residue::Clean,
         residue_resolves_at: None,
         plan_hash: None,
+        plan_expires: None,
         planned_at: None,
         dispatched_at: None,
         injected_at: None,
@@ -51,13 +54,15 @@ struct Seen<'a> {
     observed: Option<&'a Observed>,
     connected: bool,
     lost: bool,
+    /// Planned, not told to start in time, and why.
+    missed: Option<&'static str>,
     bound: Option<Timestamp>,
 }
 
 impl Seen<'_> {
     fn phase(&self) -> ClusterPhase {
         match self.observed {
-            _ if self.lost => ClusterPhase::Finished,
+            _ if self.lost || self.missed.is_some() => ClusterPhase::Finished,
             Some(observed) => observed.phase,
             None => ClusterPhase::Pending,
         }
@@ -67,7 +72,15 @@ impl Seen<'_> {
         self.phase() == ClusterPhase::Finished
     }
 
+    /// `allowEmpty` let it through and no pod was there: it says nothing about the others.
+    fn is_empty(&self) -> bool {
+        self.observed.is_some_and(|observed| observed.reason == NOTHING_TO_HIT)
+    }
+
     fn outcome(&self) -> Option<Outcome> {
+        if self.missed.is_some() {
+            return Some(Outcome::Missed);
+        }
         let said = self.observed.filter(|observed| observed.phase == ClusterPhase::Finished);
         match said {
             Some(observed) => observed.outcome.or(Some(Outcome::Failed)),
@@ -96,6 +109,7 @@ fn seen<'a>(state: &'a State, entry: &'a RunEntry, now: Timestamp) -> Vec<Seen<'
             observed: entry.observed.get(id).map(|record| &record.value.observed),
             connected: state.is_connected(id),
             lost: is_lost(state, entry, id, now),
+            missed: dispatch::missed(state, entry, id, now),
             bound: bound(state, entry, id),
         })
         .collect()
@@ -151,7 +165,8 @@ pub(super) fn summarise(
     now: Timestamp,
 ) -> RunSummary {
     let clusters = seen(state, entry, now);
-    let started: Vec<&Seen<'_>> = clusters.iter().filter(|cluster| cluster.started).collect();
+    let started: Vec<&Seen<'_>> =
+        clusters.iter().filter(|cluster| cluster.started || cluster.missed.is_some()).collect();
     let mut next = RunSummary { id: id.clone(), ..old.clone() };
     next.clusters = counts(&clusters, old);
     next.residue = clusters.iter().map(Seen::residue).max().unwrap_or(Residue::Clean);
@@ -162,14 +177,17 @@ pub(super) fn summarise(
     }
     let verdict =
         |cluster: &&Seen<'_>| cluster.observed.map_or(Verdict::NotMeasured, |observed| observed.verdict);
-    next.verdict = started.iter().map(verdict).max().unwrap_or(Verdict::NotMeasured);
+    let acted_on = started.iter().filter(|cluster| !cluster.is_empty());
+    next.verdict = acted_on.map(verdict).max().unwrap_or(Verdict::NotMeasured);
     next.phase = old.phase.max(phase(&started));
     let acting = || started.iter().filter_map(|cluster| cluster.observed).filter(|o| o.started_at.is_some());
     next.injected_at = next.injected_at.or_else(|| last_of(acting().map(|observed| observed.injected_at)));
     next.reverted_at = next.reverted_at.or_else(|| {
-        let all_answered = started
-            .iter()
-            .all(|cluster| cluster.observed.is_some_and(|o| o.phase >= ClusterPhase::Reverting));
+        let answered = |cluster: &&Seen<'_>| {
+            cluster.missed.is_some()
+                || cluster.observed.is_some_and(|observed| observed.phase >= ClusterPhase::Reverting)
+        };
+        let all_answered = started.iter().all(answered);
         last_of(acting().map(|observed| observed.reverted_at)).filter(|_| all_answered)
     });
     if started.iter().all(|cluster| cluster.finished()) {
@@ -198,11 +216,16 @@ fn phase(started: &[&Seen<'_>]) -> RunPhase {
 
 /// The worst cluster gives the run its outcome and its reason.
 fn conclude(next: &mut RunSummary, started: &[&Seen<'_>]) {
-    let worst =
-        started.iter().filter_map(|cluster| Some((cluster.outcome()?, cluster))).max_by_key(|(o, _)| *o);
+    let ended = started.iter().filter_map(|cluster| Some((cluster.outcome()?, cluster)));
+    let worst = ended.max_by_key(|(outcome, cluster)| (*outcome, !cluster.is_empty()));
     let Some((outcome, cluster)) = worst else { return };
     next.outcome = Some(outcome);
-    if let Some(observed) = cluster.observed.filter(|observed| observed.phase == ClusterPhase::Finished) {
+    if let Some(reason) = cluster.missed {
+        reason.clone_into(&mut next.reason);
+        NOT_TOLD.clone_into(&mut next.message);
+    } else if let Some(observed) =
+        cluster.observed.filter(|observed| observed.phase == ClusterPhase::Finished)
+    {
         next.reason.clone_from(&observed.reason);
         next.message.clone_from(&observed.message);
     } else {
@@ -269,13 +292,19 @@ fn sample(state: &State, cluster: &Seen<'_>) -> ClusterSample {
     let text = |said: Option<&String>, silent_text: &str| {
         if silent { silent_text.to_owned() } else { said.cloned().unwrap_or_default() }
     };
-    let message = text(observed.map(|o| &o.message), "did not report its end");
+    let (reason, message) = match cluster.missed {
+        Some(reason) => (reason.to_owned(), NOT_TOLD.to_owned()),
+        None => (
+            text(observed.map(|o| &o.reason), CLUSTER_LOST),
+            text(observed.map(|o| &o.message), "did not report its end"),
+        ),
+    };
     ClusterSample {
         cluster: cluster.id.clone(),
         name: state.cluster_name(cluster.id),
         phase: cluster.phase(),
         outcome: cluster.outcome(),
-        reason: text(observed.map(|o| &o.reason), CLUSTER_LOST),
+        reason,
         message: message.chars().take(256).collect(),
         verdict: observed.map_or(Verdict::NotMeasured, |observed| observed.verdict),
         residue: cluster.residue(),

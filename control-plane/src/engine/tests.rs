@@ -43,6 +43,8 @@ pub(super) struct World {
     pub(super) written: Vec<(ClusterId, Desired)>,
     pub(super) commits: Vec<Commit>,
     pub(super) conflicts: usize,
+    /// The store takes so many commits more.
+    pub(super) commits_left: Option<usize>,
 }
 
 impl World {
@@ -55,6 +57,7 @@ impl World {
             written: Vec::new(),
             commits: Vec::new(),
             conflicts: 0,
+            commits_left: None,
         };
         world.feed(Event::Complete);
         world.feed(Event::Leading(true));
@@ -97,6 +100,9 @@ impl World {
     }
 
     fn commit(&mut self, commit: Commit) -> Option<Vec<Event>> {
+        if let Some(left) = &mut self.commits_left {
+            *left = left.checked_sub(1)?;
+        }
         let revision_of = |key: &ObjectKey| self.objects.get(key).map_or(0, |(_, revision)| *revision);
         if !commit.compare.iter().all(|(key, revision)| revision_of(key) == *revision) {
             self.conflicts += 1;
@@ -158,7 +164,11 @@ impl World {
     }
 
     pub(super) fn run_with(&mut self, clusters: &[&str], change: impl FnOnce(&mut RunRecord)) {
-        let spec = spec(clusters).to_string();
+        self.run_of(&spec(clusters), change);
+    }
+
+    pub(super) fn run_of(&mut self, spec: &serde_json::Value, change: impl FnOnce(&mut RunRecord)) {
+        let spec = spec.to_string();
         let hash = proto::hash::sha256_hex(spec.as_bytes());
         self.put(Object::Spec(SpecBody { hash: hash.clone(), json: spec }));
         let mut record = RunRecord {
@@ -174,6 +184,7 @@ impl World {
             plan_only: false,
             created_at: self.now,
             stop: None,
+            trace: proto::trace::TraceContext::NONE,
         };
         change(&mut record);
         self.put(Object::Run(Box::new(record)));
@@ -228,6 +239,15 @@ impl World {
         observed.started_at = (phase >= ClusterPhase::Running).then_some(self.now);
         observed.injected_at = observed.started_at;
         observed.reverted_at = (phase >= ClusterPhase::Settling).then_some(self.now);
+        let record = ObservedRecord { agent_epoch: 1, seq: self.revision, observed };
+        self.put(Object::Observed(cluster(name), Box::new(record)));
+    }
+
+    /// The cluster has Completed, with these further words.
+    pub(super) fn observe_as(&mut self, name: &str, change: impl FnOnce(&mut Observed)) {
+        let mut observed = Observed::new(run_id(), 2, ClusterPhase::Finished);
+        observed.outcome = Some(Outcome::Completed);
+        change(&mut observed);
         let record = ObservedRecord { agent_epoch: 1, seq: self.revision, observed };
         self.put(Object::Observed(cluster(name), Box::new(record)));
     }

@@ -80,6 +80,7 @@ struct Rig {
 }
 
 struct Agent {
+    epoch: u64,
     down: mpsc::Sender<NodeDown>,
     up: mpsc::Receiver<NodeUp>,
     clock: Arc<TestClock>,
@@ -141,7 +142,7 @@ impl Agent {
         sessions.spawn(async move {
             session.run(Channels { up: up_in, down: down_out }).await;
         });
-        let mut agent = Self { down, up, clock, told: BTreeMap::new(), hello: None };
+        let mut agent = Self { epoch: 1, down, up, clock, told: BTreeMap::new(), hello: None };
         while agent.hello.is_none() {
             agent.listen().await;
         }
@@ -173,7 +174,7 @@ impl Agent {
         let at = |ms: i64| Timestamp::from_millisecond(now_ms + ms).unwrap();
         let inject = Inject {
             injection: injection.clone(),
-            agent_epoch: 1,
+            agent_epoch: self.epoch,
             remaining_ms: lasts_ms,
             deadline: at(lasts_ms as i64),
             start_before: at(10_000),
@@ -212,6 +213,7 @@ fn injection(id: &str, pid: i32, action: Action) -> Injection {
         backend,
         link_loss_after_ms: 20_000,
         link_loss: LinkLossAction::Revert,
+        trace: proto::trace::TraceContext::NONE,
     }
 }
 
@@ -292,6 +294,30 @@ async fn a_stop_reverts_and_the_id_never_starts_again_also_after_a_restart() {
     let status = rig.agent.sees(&one, InjectionPhase::Reverted).await;
     assert_eq!(status.reason, Some(EndReason::Stopped), "the old end is told, nothing is made");
     assert_eq!(system.things(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_former_leader_is_refused_also_by_a_daemon_that_was_killed() {
+    let (folder, system) = (tempfile::tempdir().unwrap(), Arc::new(FakeSystem::new()));
+    system.add_target(7);
+    let (one, two) = (partition("r1.a.0", 7), partition("r2.a.0", 7));
+    let mut rig = Rig::start(folder.path(), &system).await;
+    rig.agent.epoch = 2;
+    rig.agent.inject(&one, 30_000).await;
+    rig.agent.sees(&one, InjectionPhase::Injected).await;
+    rig.kill().await;
+
+    let mut rig = Rig::start(folder.path(), &system).await;
+    assert_eq!(rig.agent.hello.as_ref().map(|hello| hello.highest_epoch), Some(2));
+    rig.agent.inject(&two, 30_000).await;
+    let said = rig.agent.sees(&two, InjectionPhase::Refused).await;
+    assert!(said.message.contains("agent epoch 1 is over"), "{}", said.message);
+    assert_eq!(system.things(), 0);
+    rig.agent.epoch = 2;
+    rig.agent.inject(&two, 30_000).await;
+    while rig.agent.told[&two.id].last().is_none_or(|said| said.phase != InjectionPhase::Injected) {
+        rig.agent.listen().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,6 +44,7 @@ fn injection(id: &str, pid: i32, action: Action) -> Injection {
         backend,
         link_loss_after_ms: 20_000,
         link_loss: LinkLossAction::Revert,
+        trace: proto::trace::TraceContext::NONE,
     }
 }
 
@@ -293,6 +294,43 @@ fn a_lower_epoch_is_refused_and_burns_no_id() {
         .any(|effect| matches!(effect, Effect::WriteMeta { meta, .. } if meta.highest_epoch == 3));
     assert!(wrote, "a higher epoch is written down");
     assert_eq!(bench.state.held(), 1);
+}
+
+/// A leader that was paused and wakes up: its starts are refused, whatever was restarted meanwhile, but a stop is a
+/// stop, whoever asks.
+#[test]
+fn a_former_leader_may_stop_and_nothing_else() {
+    let (mut bench, one) = (Bench::new(), pause("r1.a.0", 7));
+    // The next leader only said hello; that alone outranks the former.
+    let effects = bench.down(NodeDown::Welcome { agent_epoch: 3, heartbeat_interval_ms: 1000 }, at(0));
+    assert!(effects.iter().any(|e| matches!(e, Effect::WriteMeta { meta, .. } if meta.highest_epoch == 3)));
+    bench.active(&one, at(0));
+
+    let former = |injection: &Injection| Inject { agent_epoch: 2, ..inject(injection.clone()) };
+    bench.step(Event::Disconnected, at(1));
+    bench.step(Event::Connected, at(2));
+    let effects = bench.down(NodeDown::Welcome { agent_epoch: 2, heartbeat_interval_ms: 1000 }, at(2));
+    assert!(!effects.iter().any(|e| matches!(e, Effect::WriteMeta { .. })), "a lower one changes nothing");
+    let two = pause("r1.b.0", 8);
+    bench.down(NodeDown::Inject(Box::new(former(&two))), at(3));
+    let said = bench.last(&two.id);
+    assert_eq!(said.phase, InjectionPhase::Refused);
+    assert!(said.message.contains("the latest is 3"), "{}", said.message);
+    bench.down(NodeDown::Revert { injection: one.id.clone(), reason: "Stopped".into() }, at(4));
+    assert!(bench.undo_wanted(&one.id));
+    bench.down(NodeDown::Halts { halts: vec![halt("h1", HaltScope::Fleet)], resumed: vec![] }, at(5));
+    bench.inject(&two, at(6));
+    assert_eq!(bench.last(&two.id).reason, Some(EndReason::Halted), "a halt of the former leader holds");
+}
+
+/// The epoch is on disk no later than the first fault of its agent: what is written is written in this order.
+#[test]
+fn an_epoch_is_written_before_anything_of_it() {
+    let (mut bench, one) = (Bench::new(), pause("r1.a.0", 7));
+    bench.active(&one, at(0));
+    let place = |wanted: &dyn Fn(&Effect) -> bool| bench.log.iter().position(wanted).expect("written");
+    let epoch = place(&|e| matches!(e, Effect::WriteMeta { meta, .. } if meta.highest_epoch == 3));
+    assert!(epoch < place(&|e| matches!(e, Effect::WriteRecord(_))));
 }
 
 #[test]

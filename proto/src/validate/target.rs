@@ -46,6 +46,10 @@ pub(super) fn check(target: &Target, path: &str, p: &mut Report) {
         }
         _ => {}
     }
+    if target.allows_empty() && target.is_peer_only() {
+        let why = "a PeerOnly target gives addresses, and without any a fault has no other end: leave it out";
+        p.add(format!("{path}.allowEmpty"), why);
+    }
     if let Some(pick) = &target.pick {
         check_pick(pick, &format!("{path}.pick"), p);
     }

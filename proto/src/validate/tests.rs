@@ -50,6 +50,49 @@ fn the_example_is_valid() {
 }
 
 #[test]
+fn how_a_plan_binds_and_what_may_be_empty_are_words_of_the_spec() {
+    for (value, why) in [
+        (json!("Workload"), None),
+        (json!("Exact"), None),
+        (json!("exact"), Some("Exact")),
+        (json!("Exakt"), Some("Exact")),
+        (json!(true), Some("planBinding")),
+    ] {
+        let mut spec = good();
+        spec["limits"]["planBinding"] = value.clone();
+        let found = problems(&spec).join("\n");
+        assert_eq!(found.is_empty(), why.is_none(), "{value}: {found}");
+        assert!(why.is_none_or(|why| found.contains(why)), "{value}: {found}");
+        if why.is_none() {
+            assert_eq!(experiment(&spec).unwrap().limits.binds_pods(), value == "Exact");
+        }
+    }
+    let mut spec = good();
+    spec["limits"]["planBindings"] = json!("Exact");
+    spec["targets"][0]["alowEmpty"] = json!(true);
+    let found = problems(&spec).join("\n");
+    assert!(found.contains("planBinding?") && found.contains("allowEmpty?"), "{found}");
+
+    let mut spec = good();
+    spec["targets"][0]["allowEmpty"] = json!(true);
+    assert_eq!(problems(&spec), Vec::<String>::new());
+    assert!(experiment(&spec).unwrap().targets[0].allows_empty());
+    spec["targets"][0]["allowEmpty"] = json!("yes");
+    spec["targets"][1]["allowEmpty"] = json!(true);
+    let found = problems(&spec).join("\n");
+    assert!(
+        found.contains("spec.targets[0].allowEmpty") && found.contains("spec.targets[1].allowEmpty"),
+        "{found}"
+    );
+    assert!(found.contains("no other end"), "{found}");
+    // It permits no match, never an empty selector.
+    let mut spec = good();
+    spec["targets"][0]["allowEmpty"] = json!(true);
+    spec["targets"][0]["pods"] = json!({ "namespaces": ["shop"] });
+    assert!(problems(&spec).join("\n").contains("an empty selection would hit everything"));
+}
+
+#[test]
 fn ten_mistakes_give_ten_problems_with_paths() {
     let mut spec = good();
     spec["hypothesys"] = json!("x");

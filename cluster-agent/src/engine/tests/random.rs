@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proto::assignment::{ClusterPhase, Intent, Residue};
+use serde_json::{Value, json};
 
 use super::world::{NODE, World, ceiling, delay, inventory};
 use crate::cluster::CeilingSeen;
@@ -106,12 +107,29 @@ fn apply(world: &mut World, op: &Op) {
     }
 }
 
+/// The spec, as it is, held to its very pods, or allowed to find none.
+fn spec() -> impl Strategy<Value = Value> {
+    let with = |pointer: &str, key: &str, value: Value| {
+        let mut spec = delay();
+        spec.pointer_mut(pointer).unwrap()[key] = value;
+        spec
+    };
+    prop_oneof![
+        Just(delay()),
+        Just(with("/limits", "planBinding", json!("Exact"))),
+        Just(with("/targets/0", "allowEmpty", json!(true))),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 4000, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_is_made_that_must_not_be_and_everything_ends(ops in prop::collection::vec(op(), 1..120)) {
-        let mut world = World::new(delay());
+    fn nothing_is_made_that_must_not_be_and_everything_ends(
+        spec in spec(),
+        ops in prop::collection::vec(op(), 1..120),
+    ) {
+        let mut world = World::new(spec);
         world.take(Event::LinkUp { accepted: true });
         world.node_up();
         for op in ops {

@@ -70,6 +70,40 @@ fn what_stands_in_the_way_is_named() {
     );
 }
 
+/// A target whose addresses are read is below the Ceiling like one that is hit.
+#[test]
+fn peers_are_bounded_too() {
+    let mut spec = delay();
+    let mut peer = spec["targets"][0].clone();
+    (peer["name"], peer["role"]) = (json!("db"), json!("PeerOnly"));
+    peer["pods"]["namespaces"] = json!(["vault"]);
+    spec["targets"].as_array_mut().unwrap().push(peer);
+    spec["faults"][0]["network"]["delay"]["peers"] = json!([{ "target": "db" }]);
+    let with_vault = |w: &mut World, addresses: u8| {
+        let mut seen: Inventory = inventory(4);
+        let mut db = pod(9);
+        db.namespace = "vault".into();
+        db.ips = (0..addresses).map(|n| [10, 1, 0, n].into()).collect();
+        seen.pods.insert(db.uid.clone(), db);
+        w.take(Event::Inventory(Arc::new(seen)));
+    };
+    let open = |w: &mut World| ceil(w, |c| c.namespaces = vec!["shop".into(), "vault".into()]);
+    let found = |change: &dyn Fn(&mut World)| refusals(spec.clone(), change);
+    assert_eq!(found(&|w| with_vault(w, 1)), [refusal::ABOVE_CEILING], "its namespace is not covered");
+    let none: [&str; 0] = [];
+    assert_eq!(found(&|w| (with_vault(w, 200), open(w)).0), none);
+    assert_eq!(found(&|w| (with_vault(w, 201), open(w)).0), [refusal::TOO_MANY_TARGETS]);
+    // A cluster that has only the peers lets in whom its owner lets in, and nobody else.
+    let mut only = spec.clone();
+    only["targets"][0]["clusters"] = json!({ "names": ["elsewhere"] });
+    only["targets"][0]["pods"]["namespaces"] = json!(["nowhere"]);
+    let found = refusals(only, |w| {
+        with_vault(w, 1);
+        ceil(w, |c| (c.namespaces, c.from) = (vec!["*".into()], vec![]));
+    });
+    assert_eq!(found, [refusal::ABOVE_CEILING]);
+}
+
 #[test]
 fn pods_that_cannot_be_hit_are_named() {
     let one = |found: Vec<String>, code: &str| assert_eq!(found, [code]);
@@ -90,10 +124,10 @@ fn kube_system_and_our_namespace_are_protected_even_below_a_ceiling_of_everythin
     for namespace in ["kube-system", "faultline"] {
         let spec = with("/targets/0/pods/namespaces", json!([namespace]));
         let found = refusals(spec, |w| {
-            ceil(w, |c| c.namespaces = vec!["*".into()]);
+            ceil(w, |c| c.namespaces = vec!["*".into(), namespace.into()]);
             show(w, |p| p.namespace = namespace.into());
         });
-        assert_eq!(found, [refusal::PROTECTED]);
+        assert_eq!(found, [refusal::PROTECTED], "although the Ceiling names it");
     }
 }
 
@@ -171,6 +205,31 @@ fn generations_only_grow() {
     old.spec_hash = "other".into();
     world.take(Event::Desired { desired: Box::new(old), start_within_ms: 0 });
     assert_eq!(world.nacks(), 2, "equal with other content");
+}
+
+#[test]
+fn a_stop_is_held_as_one_over_a_restart_so_that_a_centre_that_forgot_it_is_told() {
+    let mut world = World::new(delay());
+    world.running("r1");
+    world.want("r1", Intent::Stop, 0);
+    world.settle();
+    let held = |world: &World| {
+        let run = world.state.runs.values().next().unwrap();
+        (run.desired.intent, run.desired.generation)
+    };
+    let before = held(&world);
+    assert_eq!(before.0, Intent::Stop);
+    world.restart();
+    assert_eq!(held(&world), before);
+    // The centre's store is older now: its Start is stale, and nothing starts.
+    world.take(Event::LinkUp { accepted: true });
+    world.log.clear();
+    let mut start = world.desired("r1", Intent::Start);
+    start.generation = before.1 - 1;
+    world.take(Event::Desired { desired: Box::new(start), start_within_ms: 60_000 });
+    world.settle();
+    assert!(!world.log.iter().any(|effect| matches!(effect, Effect::Inject { .. })));
+    assert_eq!(held(&world), before);
 }
 
 #[test]

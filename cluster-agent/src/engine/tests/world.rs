@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use proto::assignment::{ClusterPhase, Desired, Intent, Observed, Origin, StopReason};
 use proto::ceiling::{CeilingFrom, CeilingSpec};
 use proto::cluster::{CapabilityState, NodeCapabilities, capability};
+use proto::experiment::ExperimentSpec;
 use proto::grant::Principal;
 use proto::ids::{InjectionId, RunId};
 use proto::injection::{EndReason, InjectionPhase, InjectionStatus};
@@ -38,6 +39,7 @@ pub(super) struct World {
     pub(super) envelopes: BTreeMap<RunId, Envelope>,
     pub(super) generations: BTreeMap<RunId, u64>,
     pub(super) start_before: BTreeMap<RunId, u64>,
+    pub(super) plan_expires: BTreeMap<RunId, u64>,
     /// The daemon's journal.
     pub(super) held: BTreeMap<InjectionId, (InjectionStatus, Inject)>,
     pub(super) log: Vec<Effect>,
@@ -65,6 +67,7 @@ impl World {
             envelopes: BTreeMap::new(),
             generations: BTreeMap::new(),
             start_before: BTreeMap::new(),
+            plan_expires: BTreeMap::new(),
             held: BTreeMap::new(),
             log: Vec::new(),
             injected: BTreeSet::new(),
@@ -159,7 +162,7 @@ impl World {
         assert!(!self.stopped.contains(run), "{run} started after it was stopped or recovered");
         let record = self.records.get(run).expect("a durable record before anything is made");
         assert!(record.injections.iter().any(|i| &i.id == injection), "{injection} is not in the record");
-        assert!(record.started_at.is_some() && record.deadline.is_some());
+        assert!(record.started_at.is_some() && record.deadline.is_some() && record.link_loss.is_some());
         let bound = self.start_before[run];
         let t0 = record.started_at.unwrap().as_millisecond() as u64;
         assert!(t0 < bound, "started {} ms late", t0.saturating_sub(bound));
@@ -172,10 +175,19 @@ impl World {
         self.check(&inject.injection.run, &inject.injection.id);
         assert_eq!(node, inject.injection.target.node);
         assert!(self.state.connected(node));
-        assert!(inject.remaining_ms <= 30_000 && inject.remaining_ms > 0, "{}", inject.remaining_ms);
+        assert!(
+            inject.remaining_ms <= self.longest_ms() && inject.remaining_ms > 0,
+            "{}",
+            inject.remaining_ms
+        );
         assert_eq!(inject.agent_epoch, self.state.settings.agent_epoch);
         let status = crate::engine::admit::status(&inject.injection.id, &inject.injection.run, "nfqueue");
         self.held.insert(inject.injection.id.clone(), (status, inject.clone()));
+    }
+
+    fn longest_ms(&self) -> u64 {
+        let spec: ExperimentSpec = serde_json::from_value(self.spec.clone()).unwrap();
+        spec.last_fault_end_ms()
     }
 
     /// Everything that was asked is answered, until nothing is asked any more.
@@ -234,11 +246,13 @@ impl World {
             principal: Principal::Operator { name: "ann".into() },
             origin: Origin { cluster: None, labels: BTreeMap::new(), namespace: None },
             plan_hash: None,
+            plan_expires: start.then(|| self.plan_expires.get(&run).map(|ms| wall(*ms))).flatten(),
             envelope: start.then(|| self.envelopes.get(&run).cloned().unwrap_or_default()),
             peers: BTreeMap::new(),
             start_before: None,
             run_deadline: start.then(|| wall(self.ms + 3_600_000)),
             stop_reason: (intent == Intent::Stop).then_some(StopReason::Requested),
+            trace: proto::trace::TraceContext::NONE,
             run,
         }
     }
@@ -250,6 +264,10 @@ impl World {
         }
         let mut desired = self.desired(run, intent);
         let mut start_within_ms = 0;
+        if intent == Intent::Plan {
+            let ttl_ms = proto::plan::PLAN_TTL_MS.unsigned_abs();
+            self.plan_expires.insert(desired.run.clone(), self.ms + ttl_ms);
+        }
         if intent == Intent::Start {
             desired.start_before = Some(wall(self.ms + within_ms));
             self.start_before.insert(desired.run.clone(), self.ms + within_ms);
@@ -295,7 +313,7 @@ impl World {
 
     pub(super) fn halt(&mut self, id: &str) {
         let halt =
-            json!({ "id": id, "scope": { "type": "fleet" }, "by": "ann", "at": "2026-11-23T00:00:00Z" });
+            json!({ "id": id, "scope": { "type": "Fleet" }, "by": "ann", "at": "2026-11-23T00:00:00Z" });
         let halts = vec![serde_json::from_value(halt).unwrap()];
         let live: Vec<RunId> =
             self.state.runs.iter().filter(|(_, r)| r.is_live()).map(|(id, _)| id.clone()).collect();
@@ -379,7 +397,7 @@ pub(super) fn inventory(pods: usize) -> Inventory {
         own_namespace: "faultline".into(),
         nodes: BTreeMap::from([(NODE.to_owned(), NodeSeen { ready: true })]),
         pods: (0..pods).map(pod).map(|p| (p.uid.clone(), p)).collect(),
-        api_addresses: vec![],
+        ..Inventory::default()
     }
 }
 

@@ -1,7 +1,7 @@
 //! One situation each.
 
-use proto::assignment::{ClusterPhase, Intent, Outcome, Residue, StopReason};
-use proto::halt::HaltScope;
+use proto::assignment::{ClusterPhase, Intent, Outcome, Residue, StopReason, Verdict};
+use proto::halt::{Halt, HaltScope};
 use proto::status::RunPhase;
 use serde_json::json;
 
@@ -223,6 +223,24 @@ fn a_halt_stops_what_it_covers_and_nothing_else() {
 }
 
 #[test]
+fn a_halt_file_stops_a_node_and_not_its_cluster() {
+    for (id, covered) in [("c-west.node-n1", false), ("c-west.object-node-n1-0a1b2c3d", true)] {
+        let mut world = dispatched();
+        world.put(Object::Halt(Halt {
+            id: id.parse().unwrap(),
+            scope: HaltScope::Cluster { cluster: cluster("west") },
+            reason: String::new(),
+            by: "node n1".to_owned(),
+            at: world.now,
+            origin: Some(cluster("west")),
+        }));
+        world.put(Object::HaltsRevision);
+        let expected = if covered { Intent::Stop } else { Intent::Start };
+        assert_eq!(world.intent("west"), Some(expected), "{id}");
+    }
+}
+
+#[test]
 fn the_run_deadline_stops_and_a_silent_cluster_is_given_up() {
     let mut world = dispatched();
     world.observe("west", ClusterPhase::Running, None);
@@ -242,6 +260,135 @@ fn the_run_deadline_stops_and_a_silent_cluster_is_given_up() {
     let summary = world.summary();
     assert_eq!((summary.outcome, summary.residue), (Some(Outcome::Aborted), Residue::Clean));
     assert_eq!(world.intent("west"), Some(Intent::Forget));
+}
+
+/// The run is planned, and nobody leads until the given seconds after the question.
+fn led_again_after(seconds: i64) -> World {
+    let mut world = World::new();
+    world.member("west");
+    world.grant();
+    world.run(&["west"]);
+    world.feed(Event::Leading(false));
+    world.plan("west", 2);
+    world.pass(seconds);
+    world.feed(Event::Leading(true));
+    world
+}
+
+#[test]
+fn an_expired_plan_is_never_dispatched() {
+    let ttl = proto::plan::PLAN_TTL_MS / 1000;
+    let world = led_again_after(ttl - 1);
+    let start = world.desired("west").unwrap();
+    assert_eq!((start.intent, start.plan_expires), (Intent::Start, Some(at(ttl))), "the start says it, too");
+    assert_eq!(world.summary().plan_expires, Some(at(ttl)));
+    let world = led_again_after(ttl);
+    let summary = world.summary();
+    assert_eq!((summary.phase, summary.outcome), (RunPhase::Finished, Some(Outcome::Missed)));
+    assert_eq!(summary.reason, "PlanExpired");
+    assert!(world.written.iter().all(|(_, desired)| desired.intent != Intent::Start));
+}
+
+/// Given up, heard of again, and away again: the summary of a finished run follows.
+#[test]
+fn a_run_that_was_given_up_still_says_what_is_unknown() {
+    let mut world = dispatched();
+    world.pass(120 + 60 + 31);
+    assert_eq!(world.summary().phase, RunPhase::Finished);
+    world.observe("west", ClusterPhase::Running, None);
+    assert_eq!(world.summary().residue, Residue::Clean, "connected, and nothing is said of any residue");
+    world.disconnect("west");
+    assert_eq!((world.summary().residue, world.summary().clusters.unknown), (Residue::Unknown, 1));
+}
+
+/// The first transaction took place, then nobody led: the rest of the clusters is missed, and the run says so.
+#[test]
+fn clusters_that_were_not_told_to_start_in_time_are_missed() {
+    for (start_within, seconds, reason) in [("2m", 120, "TooLate"), ("1h", 900, "PlanExpired")] {
+        let names: Vec<String> = (0..30).map(|n| format!("n{n:02}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut world = World::new();
+        for name in &names {
+            world.member(name);
+        }
+        let grant = json!({
+            "from": { "operators": ["ann"] },
+            "to": { "clusters": { "names": names }, "namespaces": ["*"], "kinds": ["*"], "maxTargets": 5 }
+        });
+        world.put(Object::Grant("g".to_owned(), serde_json::from_value(grant).unwrap()));
+        let mut spec = super::spec(&names);
+        spec["limits"]["startWithin"] = json!(start_within);
+        spec["limits"]["runDeadline"] = json!("2h");
+        world.run_of(&spec, |_| {});
+        for name in &names[1..] {
+            world.plan(name, 0);
+        }
+        world.commits_left = Some(1);
+        world.plan(names[0], 0);
+        world.commits_left = None;
+        assert_eq!(world.intent(names[24]), Some(Intent::Start));
+        assert_eq!(world.intent(names[25]), Some(Intent::Plan));
+        world.pass(seconds);
+        for name in &names[..25] {
+            world.observe(name, ClusterPhase::Finished, Some(Outcome::Completed));
+        }
+        for _ in 0..2 {
+            let summary = world.summary();
+            assert_eq!((summary.phase, summary.outcome), (RunPhase::Finished, Some(Outcome::Missed)));
+            assert_eq!((summary.clusters.completed, summary.clusters.missed), (25, 5));
+            assert_eq!(summary.reason, reason);
+            // Forgetting them changes no word.
+            world.pass(60);
+            assert!(names.iter().all(|name| world.intent(name) == Some(Intent::Forget)));
+        }
+    }
+}
+
+#[test]
+fn a_cluster_without_a_pod_says_nothing_about_the_others() {
+    let mut world = World::new();
+    world.member("west");
+    world.member("east");
+    world.grant();
+    world.run(&["west", "east"]);
+    world.plan("west", 2);
+    world.plan("east", 0);
+    world.observe_as("east", |observed| {
+        observed.reason = proto::assignment::NOTHING_TO_HIT.to_owned();
+        observed.verdict = Verdict::NotMeasured;
+    });
+    assert_ne!(world.summary().phase, RunPhase::Finished);
+    world.observe_as("west", |observed| observed.verdict = Verdict::Held);
+    let summary = world.summary();
+    assert_eq!((summary.outcome, summary.verdict), (Some(Outcome::Completed), Verdict::Held));
+    assert_eq!(summary.reason, "", "west's word");
+    // Nothing anywhere: completed, and nothing learnt.
+    let mut world = dispatched();
+    world.observe_as("west", |observed| observed.reason = proto::assignment::NOTHING_TO_HIT.to_owned());
+    let summary = world.summary();
+    assert_eq!((summary.outcome, summary.verdict), (Some(Outcome::Completed), Verdict::NotMeasured));
+    assert_eq!(summary.reason, "NothingToHit");
+}
+
+/// The link is cut after planning: the start is written all the same, bound in time, and given up when nothing is
+/// heard.
+#[test]
+fn a_cut_between_plan_and_dispatch_leaves_a_start_that_ends_by_itself() {
+    let mut world = World::new();
+    world.member("west");
+    world.grant();
+    world.run(&["west"]);
+    world.feed(Event::Leading(false));
+    world.plan("west", 2);
+    world.disconnect("west");
+    world.feed(Event::Leading(true));
+    assert_eq!(world.desired("west").unwrap().start_before, Some(at(120)));
+    // Back too late: it says so itself.
+    world.pass(130);
+    world.connect("west");
+    world.observe("west", ClusterPhase::Finished, Some(Outcome::Missed));
+    let summary = world.summary();
+    assert_eq!((summary.outcome, summary.residue), (Some(Outcome::Missed), Residue::Clean));
 }
 
 #[test]
@@ -318,6 +465,24 @@ fn the_same_event_twice_decides_once() {
     let now = world.now;
     assert_eq!(step(&mut world.state, event.clone(), now), Vec::<Effect>::new());
     assert_eq!(step(&mut world.state, event, now), Vec::<Effect>::new());
+}
+
+#[test]
+fn what_a_run_or_a_member_needs_is_not_forgotten() {
+    use crate::engine::prune::{resumption_is_unused, spec_is_unused, tombstone_is_unused};
+    let mut world = dispatched();
+    let hash = world.state.runs[&run_id()].record.as_ref().unwrap().value.spec_hash.clone();
+    assert!(!spec_is_unused(&world.state, &hash) && spec_is_unused(&world.state, "another"));
+    assert!(!tombstone_is_unused(&world.state, &run_id()));
+    assert!(tombstone_is_unused(&world.state, &"run-2".parse().unwrap()));
+    let halt = "h".parse().unwrap();
+    assert!(resumption_is_unused(&world.state, &halt));
+    let status = serde_json::from_value(serde_json::json!({ "halts": { "h": "Latched" } })).unwrap();
+    world.put(Object::ClusterStatus(cluster("west"), Box::new(status)));
+    assert!(!resumption_is_unused(&world.state, &halt));
+    // Half a run is known: it may need anything.
+    world.delete(ObjectKey::Run(run_id()));
+    assert!(!spec_is_unused(&world.state, "another"));
 }
 
 #[test]
