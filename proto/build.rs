@@ -1,6 +1,6 @@
 //! Compiles the .proto files with protox: no protoc needed for our own protos.
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["link.proto", "enrolment.proto", "node.proto"];
+    let files = ["link.proto", "enrolment.proto", "node.proto", "peer.proto"];
     for file in files {
         println!("cargo:rerun-if-changed=protos/{file}");
     }

@@ -5,6 +5,7 @@ mod intake;
 mod status;
 
 pub use intake::{Answer, Intake, Quota};
+use jiff::{SignedDuration, Timestamp};
 use proto::assignment::Outcome;
 use proto::ids::RunId;
 use proto::plan::{Refusal, refusal};
@@ -20,6 +21,8 @@ use crate::engine::object::{CENTRAL, Object, ObjectKey, SpecBody};
 use crate::engine::summary;
 use crate::store::{Outcome as TxnOutcome, Store, Txn};
 
+/// How often a tombstone notes that its object is still there.
+const SEEN_EVERY: SignedDuration = SignedDuration::from_hours(24);
 /// How often a lost race is run again.
 const ATTEMPTS: usize = 8;
 
@@ -31,6 +34,9 @@ pub struct Tombstone {
     pub run: RunId,
     /// The uid of that run's object.
     pub uid: String,
+    /// When the object was last heard of, to the day: what is still there is not forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen_at: Option<Timestamp>,
 }
 
 /// A run to be recorded.
@@ -66,7 +72,8 @@ pub async fn record_run(store: &dyn Store, new: NewRun) -> Result<Created, Error
     let NewRun { mut record, origin, effective } = new;
     let by_uid = codec::tombstone_path(&origin, &record.namespace, &record.name, Some(&record.uid))?;
     let by_name = codec::tombstone_path(&origin, &record.namespace, &record.name, None)?;
-    let tombstone = Tombstone { run: record.id.clone(), uid: record.uid.clone() };
+    let now = record.created_at;
+    let tombstone = Tombstone { run: record.id.clone(), uid: record.uid.clone(), seen_at: Some(now) };
     let tombstone = serde_json::to_vec(&tombstone).map_err(|error| Error::Internal(error.to_string()))?;
     let mut txn = Txn::new().absent(&by_uid).put(&by_uid, tombstone.clone());
     if !record.plan_only {
@@ -84,15 +91,31 @@ pub async fn record_run(store: &dyn Store, new: NewRun) -> Result<Created, Error
     if let TxnOutcome::Committed { .. } = store.txn(txn).await? {
         return Ok(Created::New(record.id));
     }
-    if let Some(entry) = store.get(&by_uid).await? {
-        let known: Tombstone =
-            serde_json::from_slice(&entry.value).map_err(|error| Error::Internal(error.to_string()))?;
+    if let Some(known) = seen(store, &by_uid, now).await? {
+        // The name is used for as long as the object is there.
+        seen(store, &by_name, now).await?;
         return Ok(Created::Known(known.run));
     }
     if origin == CENTRAL {
         return Ok(Created::AlreadyRan { recorded: None });
     }
     record_denied(store, record, &by_uid, tombstone).await
+}
+
+/// The tombstone, where there is one; its object was heard of just now.
+async fn seen(store: &dyn Store, path: &str, now: Timestamp) -> Result<Option<Tombstone>, Error> {
+    let Some(entry) = store.get(path).await? else {
+        return Ok(None);
+    };
+    let mut known: Tombstone =
+        serde_json::from_slice(&entry.value).map_err(|error| Error::Internal(error.to_string()))?;
+    if known.seen_at.is_none_or(|at| now.duration_since(at) >= SEEN_EVERY) {
+        known.seen_at = Some(now);
+        let value = serde_json::to_vec(&known).map_err(|error| Error::Internal(error.to_string()))?;
+        // Whoever was faster saw it too.
+        let _ = store.txn(Txn::new().unchanged(path, entry.mod_revision).put(path, value)).await?;
+    }
+    Ok(Some(known))
 }
 
 /// A second object under a used name: on record, so that its author is told, and never run.
@@ -129,26 +152,37 @@ fn put(txn: Txn, object: &Object) -> Result<Txn, Error> {
     Ok(txn.put(codec::path(&object.key())?, codec::encode(object)?))
 }
 
-/// Records a stop; the first one stays. `false` when there is no such run.
+/// What became of a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// It is on record now.
+    Written,
+    /// There was one already; that one stays.
+    Known,
+    /// There is no such run.
+    NoRun,
+}
+
+/// Records a stop; the first one stays.
 ///
 /// # Errors
 /// [`Error::Store`].
-pub async fn record_stop(store: &dyn Store, id: &RunId, stop: &StopRequest) -> Result<bool, Error> {
+pub async fn record_stop(store: &dyn Store, id: &RunId, stop: &StopRequest) -> Result<Recorded, Error> {
     let path = codec::path(&ObjectKey::Run(id.clone()))?;
     for _ in 0..ATTEMPTS {
         let Some(entry) = store.get(&path).await? else {
-            return Ok(false);
+            return Ok(Recorded::NoRun);
         };
         let mut record: RunRecord =
             serde_json::from_slice(&entry.value).map_err(|error| Error::Internal(error.to_string()))?;
         if record.stop.is_some() {
-            return Ok(true);
+            return Ok(Recorded::Known);
         }
         record.stop = Some(stop.clone());
         let value = codec::encode(&Object::Run(Box::new(record)))?;
         let txn = Txn::new().unchanged(&path, entry.mod_revision).put(&path, value);
         if !store.txn(txn).await?.is_conflict() {
-            return Ok(true);
+            return Ok(Recorded::Written);
         }
     }
     Err(Error::Conflict(format!("run {id} keeps changing")))

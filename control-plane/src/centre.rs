@@ -2,29 +2,39 @@
 //! role, validates, writes the store by compare-and-swap and is audited; reads come from the
 //! replica's cache. It decides nothing: that is the engine's part. Called by `rest` and by tests.
 
+mod audit;
 mod clusters;
 mod error;
+mod expected;
 mod halts;
 mod latch;
 mod library;
+mod once;
 mod operators;
+mod replace;
 mod runs;
 mod watch;
 
 use std::sync::Arc;
 
+pub use audit::AuditFilter;
 pub use error::Error;
+pub use expected::Expected;
+pub(crate) use expected::tag_of;
 pub use latch::Latch;
 pub(crate) use latch::persist_halt;
+pub use library::Definition;
+pub(crate) use once::{Answer, Claim, Claimed};
 pub use operators::{Caller, Role};
-use proto::rest::{AuditRecord, Page, WhoAmI};
+use proto::rest::WhoAmI;
+pub(crate) use watch::is_over;
 
 use crate::audit::Auditor;
 use crate::cache::Cache;
 use crate::driver::clock::Clock;
 use crate::enrolment::Signer;
 use crate::health::Health;
-use crate::store::{PageRequest, Store};
+use crate::store::Store;
 
 /// The service. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -58,26 +68,7 @@ impl Centre {
 
     /// Who the caller is.
     pub fn whoami(&self, caller: &Caller) -> WhoAmI {
-        WhoAmI { name: caller.name.clone(), role: caller.role.as_str().to_owned() }
-    }
-
-    /// A page of the audit, by replica and number. Needs viewer. `limit` is cut to 500.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub async fn audit_page(
-        &self,
-        caller: &Caller,
-        after: Option<String>,
-        limit: usize,
-    ) -> Result<Page<AuditRecord>, Error> {
-        caller.require(Role::Viewer)?;
-        let request = PageRequest { after, limit: limit.clamp(1, 500), revision: None };
-        let page = self.inner.store.list("audit/", request).await?;
-        let next = page.entries.last().filter(|_| page.more).map(|entry| entry.key.clone());
-        let items =
-            page.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
-        Ok(Page { items, next })
+        WhoAmI { name: caller.name.clone(), role: caller.role }
     }
 
     /// Notes in the audit what the caller did, or tried.

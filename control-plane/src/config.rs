@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use certs::{Credential, TrustDomain};
 
+use crate::audit::AuditConfig;
+use crate::retention::RetentionConfig;
 use crate::store::etcd::EtcdConfig;
 
 /// Where the state lives.
@@ -43,6 +45,9 @@ pub struct Config {
     pub link_advertise: Option<String>,
     /// `host:port` that goes into join tokens. Default: the bound enrolment address.
     pub enrol_advertise: Option<String>,
+    /// `host:port` at which other replicas dial this one's link address. Default: the bound link
+    /// address, with this machine's name where that is every address.
+    pub peer_advertise: Option<String>,
     /// SPIFFE trust domain.
     pub trust_domain: String,
     /// At least 16 bytes: encrypts the CA's keys in the store.
@@ -51,8 +56,14 @@ pub struct Config {
     pub admin_token_file: PathBuf,
     /// Certificate chain and key of the REST port; the centre's own CA where absent.
     pub rest_tls: Option<(PathBuf, PathBuf)>,
+    /// How often these two files are looked at for a new certificate.
+    pub rest_reload: Duration,
     /// How often agents and centre say that they are alive.
     pub heartbeat: Duration,
+    /// How the audit is kept, sent and deleted.
+    pub audit: AuditConfig,
+    /// How often the leader deletes what is old and compacts the store.
+    pub retention: RetentionConfig,
     /// This machine's or pod's name, for logs and the store.
     pub host: String,
 }
@@ -70,11 +81,15 @@ impl Config {
             advertise: Vec::new(),
             link_advertise: None,
             enrol_advertise: None,
+            peer_advertise: None,
             trust_domain: "faultline.local".to_owned(),
             kek_file,
             admin_token_file,
             rest_tls: None,
+            rest_reload: Duration::from_secs(30),
             heartbeat: Duration::from_secs(5),
+            audit: AuditConfig::default(),
+            retention: RetentionConfig::default(),
             host: "control-plane".to_owned(),
         }
     }
@@ -124,14 +139,22 @@ impl Config {
                 self.admin_token_file.display()
             ));
         }
-        for (flag, value) in
-            [("--link-advertise", &self.link_advertise), ("--enrol-advertise", &self.enrol_advertise)]
-        {
+        for (flag, value) in [
+            ("--link-advertise", &self.link_advertise),
+            ("--enrol-advertise", &self.enrol_advertise),
+            ("--peer-advertise", &self.peer_advertise),
+        ] {
             if let Some(text) = value
                 && host_of(text).is_none()
             {
                 mistakes.push(format!("{flag} {text:?} is not host:port"));
             }
+        }
+        if self.audit.keep_for < Duration::from_hours(1) {
+            mistakes.push("--audit-retention is shorter than 1 h".to_owned());
+        }
+        if self.retention.compact_every.is_some_and(|every| every < Duration::from_mins(1)) {
+            mistakes.push("--store-compaction is shorter than 1 min: 0 turns it off".to_owned());
         }
         if self.heartbeat < Duration::from_millis(100) {
             mistakes.push("the heartbeat interval is shorter than 100 ms".to_owned());
@@ -146,6 +169,27 @@ impl Config {
                 Err(Mistakes(mistakes))
             }
         }
+    }
+}
+
+impl Config {
+    /// `host:port` for other replicas; an IPv6 address may come without brackets, as the
+    /// environment of a pod has it.
+    ///
+    /// # Errors
+    /// When the listener has no address.
+    pub(crate) fn peer_address(&self, link: &tokio::net::TcpListener) -> std::io::Result<String> {
+        let bound = link.local_addr()?;
+        Ok(match &self.peer_advertise {
+            Some(given) => match given.rsplit_once(':') {
+                Some((host, port)) if host.contains(':') && !host.starts_with('[') => {
+                    format!("[{host}]:{port}")
+                }
+                _ => given.clone(),
+            },
+            None if bound.ip().is_unspecified() => format!("{}:{}", self.host, bound.port()),
+            None => bound.to_string(),
+        })
     }
 }
 
@@ -166,9 +210,31 @@ mod tests {
         let mut config = Config::new(StoreChoice::Memory, "/nowhere/kek".into(), "/nowhere/token".into());
         config.trust_domain = "Not A Domain".to_owned();
         config.link_advertise = Some("no-port".to_owned());
+        config.peer_advertise = Some(":7444".to_owned());
         config.heartbeat = Duration::ZERO;
+        config.audit.keep_for = Duration::from_mins(59);
+        config.retention.compact_every = Some(Duration::ZERO);
         let Mistakes(mistakes) = config.check().unwrap_err();
-        assert_eq!(mistakes.len(), 5, "{mistakes:#?}");
+        assert_eq!(mistakes.len(), 8, "{mistakes:#?}");
+    }
+
+    #[tokio::test]
+    async fn replicas_are_told_an_address_that_can_be_dialled() {
+        let mut config = Config::new(StoreChoice::Memory, "k".into(), "t".into());
+        config.host = "cp-0".to_owned();
+        let bind = async |addr: &str| tokio::net::TcpListener::bind(addr).await.unwrap();
+        let (one, all) = (bind("127.0.0.1:0").await, bind("0.0.0.0:0").await);
+        let port = all.local_addr().unwrap().port();
+        assert_eq!(config.peer_address(&one).unwrap(), one.local_addr().unwrap().to_string());
+        assert_eq!(config.peer_address(&all).unwrap(), format!("cp-0:{port}"));
+        for (given, wanted) in [
+            ("10.0.0.3:7444", "10.0.0.3:7444"),
+            ("fd00::3:7444", "[fd00::3]:7444"),
+            ("[fd00::3]:1", "[fd00::3]:1"),
+        ] {
+            config.peer_advertise = Some(given.to_owned());
+            assert_eq!(config.peer_address(&all).unwrap(), wanted);
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use proto::status::RunPhase;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::audit::Auditor;
 use crate::cache::Cache;
@@ -63,6 +64,8 @@ pub struct DriverConfig {
     pub lease_ttl: Duration,
     /// How the store is followed.
     pub follow: FollowConfig,
+    /// `host:port` at which other replicas reach this one; empty: they do not.
+    pub peer_address: String,
 }
 
 /// The driver of one replica.
@@ -82,6 +85,8 @@ pub struct Driver {
     pub revocations: Reloadable<Revocations>,
     /// This replica's lease, for the keys of its sessions.
     pub lease: watch::Sender<Option<LeaseId>>,
+    /// What fences this replica's transactions while it leads.
+    pub leads: watch::Sender<Option<Compare>>,
     /// Settings.
     pub config: DriverConfig,
 }
@@ -191,6 +196,7 @@ impl Running<'_> {
             Feed::Leading(fence) => {
                 self.driver.health.leading.set(i64::from(fence.is_some()));
                 tracing::info!(leading = fence.is_some(), "leadership");
+                self.driver.leads.send_replace(fence.clone());
                 self.fence = fence;
                 self.step(Event::Leading(self.fence.is_some()));
             }
@@ -266,7 +272,8 @@ impl Running<'_> {
         let (store, audit, health) =
             (self.driver.store.clone(), self.driver.audit.clone(), self.driver.health.clone());
         let by = format!("replica:{}", self.driver.config.replica);
-        self.commits.spawn(async move {
+        let span = self.span(&run, &commit);
+        let committing = async move {
             match store.txn(txn).await {
                 Ok(Outcome::Committed { revision }) => {
                     health.commits.inc();
@@ -287,7 +294,16 @@ impl Running<'_> {
                     (run, None)
                 }
             }
-        });
+        };
+        self.commits.spawn(committing.instrument(span));
+    }
+
+    /// Of a decision that is worth a line in the audit, under its run's trace.
+    fn span(&self, run: &RunId, commit: &Commit) -> Span {
+        let Some((action, _)) = &commit.note else { return Span::none() };
+        let record = |state: &State| Some(state.runs.get(run)?.record.as_ref()?.value.trace.clone());
+        let trace = self.driver.cache.read(record).unwrap_or_default();
+        trace.child(tracing::info_span!("decide", otel.name = *action, faultline.run = %run))
     }
 }
 

@@ -12,10 +12,13 @@ pub mod engine;
 pub mod enrolment;
 pub mod health;
 pub mod link;
+pub mod peers;
 pub mod replica;
 pub mod rest;
+pub mod restored;
+pub mod retention;
 mod run;
 pub mod store;
 
 pub use config::Config;
-pub use run::{Listeners, run, serve};
+pub use run::{Listeners, open, run, serve};

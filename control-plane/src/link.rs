@@ -2,6 +2,7 @@
 //! [`proto::wire`] messages; `grpc` only pumps them. State, not events: an agent is sent the
 //! latest desired state, sends the latest observed, and a reconnect is a difference.
 
+mod given_back;
 pub mod grpc;
 mod hub;
 mod inbox;

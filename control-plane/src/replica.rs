@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{self, AuditWriter};
+use crate::audit::{self, AuditConfig, AuditWriter, Auditor, Export, Keeper, Sealer};
 use crate::cache::Cache;
 use crate::centre::{Centre, Error, Latch, Parts};
 use crate::driver::clock::Clock;
@@ -18,9 +18,11 @@ use crate::driver::{Driver, DriverConfig};
 use crate::enrolment::{Enroller, Signer};
 use crate::health::Health;
 use crate::link::{Hub, LinkConfig};
+use crate::peers::{PeerService, Peers, PeersConfig};
+use crate::retention::{Retention, RetentionConfig};
 use crate::store::counted::Counted;
 use crate::store::keys::Key;
-use crate::store::{FollowConfig, Store, Txn};
+use crate::store::{Compare, FollowConfig, LeaseId, Store, Txn};
 
 /// Settings of a replica.
 #[derive(Debug, Clone)]
@@ -35,6 +37,12 @@ pub struct ReplicaConfig {
     pub link: LinkConfig,
     /// `host:port` that goes into join tokens.
     pub enrol_advertise: String,
+    /// How the audit is kept.
+    pub audit: AuditConfig,
+    /// What the leader does about the rest of the past.
+    pub retention: RetentionConfig,
+    /// How other replicas reach it; `None`: they do not.
+    pub peers: Option<PeersConfig>,
 }
 
 impl ReplicaConfig {
@@ -46,6 +54,9 @@ impl ReplicaConfig {
             follow: FollowConfig::default(),
             link: LinkConfig::default(),
             enrol_advertise: enrol_advertise.into(),
+            audit: AuditConfig::default(),
+            retention: RetentionConfig::default(),
+            peers: None,
         }
     }
 }
@@ -65,9 +76,11 @@ pub struct Replica {
     pub health: Arc<Health>,
     driver: Driver,
     writer: AuditWriter,
+    export: Option<Export>,
+    retention: Retention,
     latch: Arc<Latch>,
     cache: Arc<Cache>,
-    store: Arc<dyn Store>,
+    peers: Option<Peers>,
 }
 
 impl Replica {
@@ -82,68 +95,58 @@ impl Replica {
         config: ReplicaConfig,
     ) -> Result<Self, Error> {
         let health = Arc::new(Health::default());
-        let store: Arc<dyn Store> = Arc::new(Counted::new(store, &health.store_errors));
+        let store: Arc<dyn Store> = Arc::new(Counted::new(store, &health.store_calls));
         let store_epoch = store_epoch(store.as_ref(), &clock).await?;
-        let (cache, latch) = (Arc::new(Cache::default()), Arc::new(Latch::default()));
-        let (audit, writer) = audit::new(store.clone(), &config.replica, clock.clone(), health.clone());
+        let cache = Arc::new(Cache::default());
+        let sealer = Sealer::new(signer.clone(), clock.clone(), &config.replica)
+            .map_err(|error| Error::Internal(error.to_string()))?;
+        let (audit, writer) =
+            audit::new(store.clone(), sealer.clone(), clock.clone(), health.clone(), &config.audit);
+        let latch = Latch::new(store.clone(), cache.clone(), audit.clone(), &config.replica);
+        let latch = Arc::new(latch);
+        let peers = config.peers.clone();
+        let peers = peers.map(|peers| Peers::new(&config.replica, cache.clone(), latch.clone(), peers));
         let revocations = Reloadable::new(Revocations::default());
         let (lease, lease_seen) = watch::channel(None);
-        let enroller = Enroller::new(
-            store.clone(),
-            cache.clone(),
-            signer.clone(),
-            clock.clone(),
-            audit.clone(),
-            health.clone(),
-        );
-        let hub = Hub {
-            store: store.clone(),
-            cache: cache.clone(),
-            clock: clock.clone(),
-            health: health.clone(),
-            audit: audit.clone(),
-            latch: latch.clone(),
-            signer: signer.clone(),
-            replica: config.replica.clone(),
-            lease: lease_seen,
-            store_epoch,
-            config: config.link,
-        };
-        let driver = Driver {
-            store: store.clone(),
-            cache: cache.clone(),
-            clock: clock.clone(),
-            audit: audit.clone(),
-            health: health.clone(),
-            revocations: revocations.clone(),
-            lease,
-            config: DriverConfig {
-                replica: config.replica,
-                lease_ttl: config.lease_ttl,
-                follow: config.follow,
-            },
-        };
-        let centre = Centre::new(Parts {
-            store: store.clone(),
-            cache: cache.clone(),
-            clock,
-            audit,
-            signer,
-            health: health.clone(),
-            latch: latch.clone(),
-            enrol_advertise: config.enrol_advertise,
-        });
-        let (hub, enroller) = (Arc::new(hub), Arc::new(enroller));
-        Ok(Self { centre, hub, enroller, revocations, health, driver, writer, latch, cache, store })
+        let (leads, leads_seen) = watch::channel(None);
+        let base = Base { store, cache, clock, signer, health, audit, latch };
+        Ok(Self {
+            centre: base.centre(&config),
+            hub: Arc::new(base.hub(&config, lease_seen, store_epoch)),
+            enroller: Arc::new(base.enroller()),
+            driver: base.driver(&config, revocations.clone(), lease, leads),
+            revocations,
+            writer,
+            export: base.export(&config.audit, leads_seen.clone()),
+            retention: base.retention(&config, sealer, leads_seen),
+            peers,
+            health: base.health,
+            latch: base.latch,
+            cache: base.cache,
+        })
     }
 
-    /// Starts driver, audit and latch. Each ends only after `shutdown`; an earlier end is fatal.
+    /// Starts driver, audit, latch and what tells other replicas. Each ends only after `shutdown`; an earlier end is fatal.
     pub fn start(self, tasks: &mut JoinSet<anyhow::Result<()>>, shutdown: &CancellationToken) -> Started {
         let driver = self.driver.run(shutdown.clone());
         tasks.spawn(async move { Ok(driver.await?) });
-        let (latch, store, cache) = (self.latch, self.store, self.cache);
-        let work = async move { latch.run(store.as_ref(), &cache).await };
-        tasks.spawn(until(shutdown.clone(), work));
+        let latch = self.latch.clone();
+        tasks.spawn(until(shutdown.clone(), async move { latch.run().await }));
+        if let Some(peers) = self.peers {
+            tasks.spawn(until(shutdown.clone(), peers.run()));
+        }
+        let keeping = self.retention.run(shutdown.clone());
+        tasks.spawn(async move {
+            keeping.await;
+            Ok(())
+        });
+        if let Some(export) = self.export {
+            let sending = export.run(shutdown.clone());
+            tasks.spawn(async move {
+                sending.await;
+                Ok(())
+            });
+        }
         let writing = self.writer.run(shutdown.clone());
         tasks.spawn(async move {
             writing.await;
@@ -152,9 +155,124 @@ impl Replica {
         Started {
             centre: self.centre,
             hub: self.hub,
+            peers: PeerService::new(self.cache, self.latch),
             enroller: self.enroller,
             revocations: self.revocations,
             health: self.health,
+        }
+    }
+}
+
+/// What most parts stand on.
+struct Base {
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+    clock: Clock,
+    signer: Arc<Signer>,
+    health: Arc<Health>,
+    audit: Auditor,
+    latch: Arc<Latch>,
+}
+
+impl Base {
+    fn centre(&self, config: &ReplicaConfig) -> Centre {
+        Centre::new(Parts {
+            store: self.store.clone(),
+            cache: self.cache.clone(),
+            clock: self.clock.clone(),
+            audit: self.audit.clone(),
+            signer: self.signer.clone(),
+            health: self.health.clone(),
+            latch: self.latch.clone(),
+            enrol_advertise: config.enrol_advertise.clone(),
+        })
+    }
+
+    fn hub(
+        &self,
+        config: &ReplicaConfig,
+        lease: watch::Receiver<Option<LeaseId>>,
+        store_epoch: String,
+    ) -> Hub {
+        Hub {
+            store: self.store.clone(),
+            cache: self.cache.clone(),
+            clock: self.clock.clone(),
+            health: self.health.clone(),
+            audit: self.audit.clone(),
+            latch: self.latch.clone(),
+            signer: self.signer.clone(),
+            replica: config.replica.clone(),
+            lease,
+            store_epoch,
+            config: config.link,
+        }
+    }
+
+    fn enroller(&self) -> Enroller {
+        Enroller::new(
+            self.store.clone(),
+            self.cache.clone(),
+            self.signer.clone(),
+            self.clock.clone(),
+            self.audit.clone(),
+            self.health.clone(),
+        )
+    }
+
+    fn driver(
+        &self,
+        config: &ReplicaConfig,
+        revocations: Reloadable<Revocations>,
+        lease: watch::Sender<Option<LeaseId>>,
+        leads: watch::Sender<Option<Compare>>,
+    ) -> Driver {
+        let peer_address = config.peers.as_ref().map(|peers| peers.address.clone()).unwrap_or_default();
+        Driver {
+            store: self.store.clone(),
+            cache: self.cache.clone(),
+            clock: self.clock.clone(),
+            audit: self.audit.clone(),
+            health: self.health.clone(),
+            revocations,
+            lease,
+            leads,
+            config: DriverConfig {
+                replica: config.replica.clone(),
+                lease_ttl: config.lease_ttl,
+                follow: config.follow,
+                peer_address,
+            },
+        }
+    }
+
+    fn export(&self, config: &AuditConfig, leads: watch::Receiver<Option<Compare>>) -> Option<Export> {
+        config.sink.clone().map(|choice| Export {
+            store: self.store.clone(),
+            choice,
+            clock: self.clock.clone(),
+            health: self.health.clone(),
+            alarm_after: config.alarm_after,
+            leads,
+        })
+    }
+
+    fn retention(
+        &self,
+        config: &ReplicaConfig,
+        sealer: Sealer,
+        leads: watch::Receiver<Option<Compare>>,
+    ) -> Retention {
+        let sink = config.audit.sink.as_ref().map(audit::SinkChoice::name);
+        Retention {
+            store: self.store.clone(),
+            cache: self.cache.clone(),
+            clock: self.clock.clone(),
+            health: self.health.clone(),
+            keeper: Keeper { store: self.store.clone(), sealer, sink },
+            leads,
+            keep_for: config.audit.keep_for,
+            config: config.retention,
         }
     }
 }
@@ -166,6 +284,8 @@ pub struct Started {
     pub centre: Centre,
     /// What sessions stand on.
     pub hub: Arc<Hub>,
+    /// What other replicas ask.
+    pub peers: PeerService,
     /// What joining clusters ask.
     pub enroller: Arc<Enroller>,
     /// The deny list of its listeners.

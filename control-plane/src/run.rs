@@ -1,12 +1,14 @@
 //! A control plane as a process: listeners over one replica. Any part that ends before it was told
 //! to is fatal; told to, agents are sent elsewhere before the parts end, within a deadline.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use certs::server::{self, ClientAuth};
 use certs::{Acceptor, PeerRules, Protocol, Reloadable, ReloadableIdentity, TrustBundle};
+use prometheus_client::metrics::gauge::Gauge;
 use proto::api::enrolment::enrolment_server::EnrolmentServer;
 use proto::api::link::link_server::LinkServer;
 use tokio::net::TcpListener;
@@ -19,6 +21,7 @@ use crate::driver::clock::Clock;
 use crate::enrolment::{EnrolmentService, Signer};
 use crate::link::LinkConfig;
 use crate::link::grpc::LinkService;
+use crate::peers::PeersConfig;
 use crate::replica::{Replica, ReplicaConfig, Started};
 use crate::rest;
 use crate::store::etcd::EtcdStore;
@@ -99,17 +102,29 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     let names = server_names(&config, &[&link_advertise, &enrol_advertise]);
     let identity = ReloadableIdentity::empty();
     identity.replace(&issue(&signer, &names, &clock)?)?;
+    let bundle = Reloadable::new(TrustBundle::from_pem(signer.bundle_pem())?);
 
     let inner = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let mut settings = ReplicaConfig::new(&replica, enrol_advertise);
+    settings.peers = Some(PeersConfig {
+        address: config.peer_address(&listeners.link)?,
+        identity: identity.clone(),
+        bundle: bundle.clone(),
+        trust_domain: checked.trust_domain.clone(),
+    });
+    settings.audit = config.audit.clone();
+    settings.retention = config.retention;
     settings.link = LinkConfig { heartbeat: config.heartbeat, ..LinkConfig::default() };
     let replica =
         Replica::new(store, signer.clone(), clock.clone(), settings).await?.start(&mut tasks, &inner);
     replica.centre.ensure_admin(&checked.admin_token).await.context("store the bootstrap token")?;
-    tasks.spawn(renew(signer.clone(), identity.clone(), names, clock, inner.clone()));
+    let expiry = replica.health.certificate_expiry.clone();
+    tasks.spawn(renew(signer.clone(), identity.clone(), names, clock, expiry, inner.clone()));
     let link = LinkService::new(replica.hub.clone(), shutdown.clone());
-    let ports = Ports { replica: &replica, identity, signer: &signer, checked: &checked };
+    let rest_files = config.rest_tls.as_ref();
+    let rest_reload = config.rest_reload;
+    let ports = Ports { replica: &replica, identity, bundle, checked: &checked, rest_files, rest_reload };
     ports.serve(listeners, &link, link_advertise, &mut tasks, &shutdown, &inner)?;
     tracing::info!(pin = %signer.pin(), "control plane serves");
 
@@ -145,7 +160,11 @@ async fn end(
     ended.await.context("parts of the control plane did not end in time")?
 }
 
-async fn open(choice: &StoreChoice) -> Result<Arc<dyn Store>, crate::store::Error> {
+/// Opens the store that a configuration names.
+///
+/// # Errors
+/// What keeps it from being opened.
+pub async fn open(choice: &StoreChoice) -> Result<Arc<dyn Store>, crate::store::Error> {
     Ok(match choice {
         StoreChoice::Memory => Arc::new(MemoryStore::new()),
         StoreChoice::Etcd(config) => Arc::new(EtcdStore::connect((**config).clone()).await?),
@@ -183,12 +202,14 @@ async fn renew(
     identity: ReloadableIdentity,
     names: Vec<String>,
     clock: Clock,
+    expiry: Gauge,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
         let credential = issue(&signer, &names, &clock)?;
         let lifetime = certs::Lifetime::of_chain_pem(&credential.chain_pem)?;
         identity.replace(&credential)?;
+        expiry.set(lifetime.not_after.as_second());
         let at = certs::renewal::renew_at(&lifetime, clock.jitter());
         let pause: Duration = at.duration_since(clock.now()).try_into().unwrap_or(Duration::from_mins(1));
         tokio::select! {
@@ -202,8 +223,10 @@ async fn renew(
 struct Ports<'a> {
     replica: &'a Started,
     identity: ReloadableIdentity,
-    signer: &'a Signer,
+    bundle: Reloadable<TrustBundle>,
     checked: &'a Checked,
+    rest_files: Option<&'a (PathBuf, PathBuf)>,
+    rest_reload: Duration,
 }
 
 impl Ports<'_> {
@@ -217,13 +240,13 @@ impl Ports<'_> {
         inner: &CancellationToken,
     ) -> anyhow::Result<()> {
         let rules = PeerRules {
-            trust_domain: self.signer.trust_domain().clone(),
-            bundle: Reloadable::new(TrustBundle::from_pem(self.signer.bundle_pem())?),
+            trust_domain: self.checked.trust_domain.clone(),
+            bundle: self.bundle,
             revocations: self.replica.revocations.clone(),
         };
         let tls = server::config(&self.identity, ClientAuth::Required(rules), Protocol::Grpc)?;
         let service = LinkServer::new(link.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let server = grpc_server().add_service(service);
+        let server = grpc_server().add_service(service).add_service(self.replica.peers.clone().guarded());
         let serving = server.serve_with_incoming_shutdown(
             Acceptor::new(listeners.link, tls),
             shutdown.clone().cancelled_owned(),
@@ -241,7 +264,12 @@ impl Ports<'_> {
         tasks.spawn(async move { serving.await.context("serve enrolment") });
 
         let own = self.checked.rest_tls.as_ref().map(ReloadableIdentity::new).transpose();
-        let identity = own.context("use --rest-cert and --rest-key")?.unwrap_or(self.identity);
+        let own = own.context("use --rest-cert and --rest-key")?;
+        if let (Some(own), Some((chain, key))) = (&own, self.rest_files) {
+            let (chain, key, every) = (chain.clone(), key.clone(), self.rest_reload);
+            tasks.spawn(rest::certificate::reload(own.clone(), chain, key, every, inner.clone()));
+        }
+        let identity = own.unwrap_or(self.identity);
         let tls = server::config(&identity, ClientAuth::None, Protocol::Http)?;
         let meter = rest::Meter::default();
         let centre = self.replica.centre.clone();

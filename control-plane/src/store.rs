@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
-mod backoff;
+pub(crate) mod backoff;
 pub mod counted;
 pub mod election;
 pub mod error;

@@ -14,9 +14,17 @@ mod authoring;
 mod fixture;
 #[path = "centre/lifecycle.rs"]
 mod lifecycle;
+#[path = "centre/moved.rs"]
+mod moved;
 #[path = "centre/process.rs"]
 mod process;
+#[path = "centre/replaced.rs"]
+mod replaced;
 #[path = "centre/replicas.rs"]
 mod replicas;
+#[path = "centre/resumed.rs"]
+mod resumed;
 #[path = "centre/sessions.rs"]
 mod sessions;
+#[path = "centre/tokens.rs"]
+mod tokens;

@@ -1,5 +1,5 @@
 //! The generated gRPC types. Only `wire` (the conversions) and the gRPC shells
-//! of link, enrolment and node link may name them.
+//! of link, enrolment, node link and peers may name them.
 #![expect(clippy::pedantic, reason = "generated code")]
 
 /// Agent and control plane.
@@ -13,4 +13,8 @@ pub mod enrolment {
 /// Node daemon and agent.
 pub mod node {
     tonic::include_proto!("faultline.node.v1");
+}
+/// Replicas of the control plane.
+pub mod peer {
+    tonic::include_proto!("faultline.peer.v1");
 }

@@ -4,10 +4,12 @@
 
 mod down;
 mod node;
+mod peer;
 mod up;
 
 pub use down::{Down, Halts, Mirror, Welcome};
 pub use node::{Inject, NodeDown, NodeHaltState, NodeHello, NodeUp};
+pub use peer::{Latched, MAX_LATCHED};
 pub use up::{Authored, AuthoredKind, AuthoredRef, HaltState, Held, Hello, Up};
 
 use serde::de::DeserializeOwned;

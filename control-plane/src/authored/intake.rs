@@ -155,6 +155,7 @@ impl Intake {
             uid: authored.object.uid.clone(),
             author: authored.author.clone(),
             stored_at: now,
+            owner: None,
         };
         let value = codec::encode(&Object::Experiment(key, stored))?;
         let revision = old.map_or(0, |entry| entry.mod_revision);
@@ -199,6 +200,7 @@ impl Intake {
             plan_only: false,
             created_at: now,
             stop: None,
+            trace: self.clock.trace_or_new(authored.trace.clone()),
         };
         let new = NewRun { record, origin: self.cluster.to_string(), effective: None };
         match record_run(self.store.as_ref(), new).await? {

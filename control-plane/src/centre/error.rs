@@ -35,6 +35,12 @@ pub enum Error {
     /// It exists, or somebody was faster.
     #[error("{0}")]
     Conflict(String),
+    /// What the request expected of the thing does not hold.
+    #[error("it is not what If-Match or If-None-Match says: read it again")]
+    Precondition,
+    /// Too much waits already.
+    #[error("{0}: try again")]
+    Full(String),
     /// The store cannot be reached.
     #[error("the store is not available")]
     Store(#[source] store::Error),
@@ -57,11 +63,13 @@ impl Error {
             Self::Forbidden { .. } => ErrorCode::Forbidden,
             Self::NotFound { .. } => ErrorCode::NotFound,
             Self::Conflict(_) | Self::Store(store::Error::Conflict) => ErrorCode::Conflict,
+            Self::Precondition => ErrorCode::PreconditionFailed,
             Self::Store(
                 store::Error::ValueTooLarge { .. }
                 | store::Error::TxnTooLarge { .. }
                 | store::Error::TooManyOps { .. },
             ) => ErrorCode::TooLarge,
+            Self::Full(_) => ErrorCode::Unavailable,
             Self::Store(error) if error.retryable() => ErrorCode::Unavailable,
             Self::Store(_) | Self::Internal(_) => ErrorCode::Internal,
         }
@@ -87,6 +95,12 @@ impl From<store::Error> for Error {
 impl From<Problems> for Error {
     fn from(problems: Problems) -> Self {
         Self::Invalid(problems)
+    }
+}
+
+impl From<store::keys::KeyError> for Error {
+    fn from(error: store::keys::KeyError) -> Self {
+        Self::BadRequest(error.to_string())
     }
 }
 

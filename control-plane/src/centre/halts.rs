@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use proto::halt::{Halt, HaltLevel, HaltScope};
 use proto::ids::HaltId;
-use proto::rest::{HaltView, SetHalt};
+use proto::rest::{HaltView, SetHalt, Taken};
 
+use super::latch::Item;
 use super::{Caller, Centre, Error, Role};
 use crate::driver::codec;
 use crate::engine::object::{Object, ObjectKey};
@@ -16,21 +17,25 @@ use crate::store::Txn;
 const ASK_WITHIN: std::time::Duration = std::time::Duration::from_millis(500);
 
 impl Centre {
-    /// Sets a halt. Taken also while the store is down: this replica's sessions are told from
-    /// memory first. Needs author.
+    /// Sets a halt. Taken also while the store is down: the sessions of every replica are told from
+    /// memory. Needs author.
     ///
     /// # Errors
     /// [`Error::BadRequest`] for an id that is none, or a scope that covers no cluster known;
     /// [`Error::Conflict`] when the id stands for another halt, or was resumed already.
-    pub async fn set_halt(&self, caller: &Caller, request: SetHalt) -> Result<HaltView, Error> {
+    pub async fn set_halt(&self, caller: &Caller, request: SetHalt) -> Result<Taken<HaltView>, Error> {
         let subject = request.id.clone().unwrap_or_default();
-        let result = self.set_halt_inner(caller, request).await;
-        let subject = result.as_ref().map_or(subject, |view| view.halt.id.to_string());
+        let result = self.take_halt(caller, request).await;
+        let subject = result.as_ref().map_or(subject, |halt| halt.id.to_string());
+        // Noted before anything more is waited for: the caller may be gone by then.
         self.note(caller, "halt.set", &subject, &result);
-        result
+        let halt = result?;
+        let view = || self.inner.cache.read(|state| view(state, &halt));
+        Ok(self.inner.latch.settled(&Item::Halt(halt.id.clone()), view).await)
     }
 
-    async fn set_halt_inner(&self, caller: &Caller, request: SetHalt) -> Result<HaltView, Error> {
+    /// Takes a halt into memory, unless it is in force.
+    async fn take_halt(&self, caller: &Caller, request: SetHalt) -> Result<Halt, Error> {
         caller.require(Role::Author)?;
         let id = match request.id {
             Some(text) => text.parse::<HaltId>().map_err(|error| Error::BadRequest(error.to_string()))?,
@@ -50,7 +55,8 @@ impl Centre {
             let resumed = lifted || state.resumed.contains(&id);
             (resumed, state.halts.get(&id).map(|halt| halt.value.clone()))
         });
-        match known {
+        let latched = || self.inner.latch.halts().into_iter().find(|halt| halt.id == id);
+        match (known.0, known.1.or_else(latched)) {
             (true, _) => {
                 return Err(Error::Conflict(format!("halt {id} was resumed: set one with another id")));
             }
@@ -58,12 +64,9 @@ impl Centre {
                 return Err(Error::Conflict(format!("halt {id} is in force with another scope")));
             }
             (_, Some(_)) => {}
-            (_, None) => {
-                self.inner.latch.halt(&self.inner.cache, halt.clone());
-                self.inner.latch.try_persist(self.inner.store.as_ref(), &self.inner.cache).await;
-            }
+            (_, None) => self.inner.latch.halt(halt.clone(), None)?,
         }
-        Ok(self.inner.cache.read(|state| view(state, &halt)))
+        Ok(halt)
     }
 
     /// Every halt in force, with each covered cluster's acknowledgement. Needs viewer.
@@ -118,12 +121,12 @@ impl Centre {
                 "halt {id} was set in cluster {name} and is lifted there: delete its Halt object, or the halt file on the node"
             )));
         }
-        self.inner.latch.forget_halt(&id);
         let mut txn = Txn::new().delete(codec::path(&ObjectKey::Halt(id.clone()))?);
-        for object in [Object::Resumed(id), Object::HaltsRevision] {
+        for object in [Object::Resumed(id.clone()), Object::HaltsRevision] {
             txn = txn.put(codec::path(&object.key())?, codec::encode(&object)?);
         }
         let revision = self.inner.store.txn(txn).await?.committed()?;
+        self.inner.latch.forget_halt(&id);
         self.inner.cache.seen(revision).await;
         Ok(())
     }

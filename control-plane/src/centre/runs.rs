@@ -6,32 +6,46 @@ use proto::assignment::{Origin, StopReason};
 use proto::grant::Principal;
 use proto::ids::{Name, RunId};
 use proto::problem::{Problem, Problems};
-use proto::rest::{CreateRun, Page, RunCluster, RunView};
+use proto::rest::{CreateRun, Page, RunCluster, RunView, Taken};
 use proto::run::{ExperimentScope, RunRecord, StopRequest};
 use proto::status::RunPhase;
 
+use super::latch::Item;
 use super::{Caller, Centre, Error, Role};
 use crate::authored::{self, Created, NewRun};
 use crate::engine::object::{CENTRAL, RunEntry};
 use crate::engine::prune;
 use crate::engine::state::State;
+use crate::rest::traced;
 
 impl Centre {
     /// Records a run of an Experiment of the centre's library; planning begins at once. Needs
-    /// author. The plan, refusals and outcome appear in the run's view.
+    /// operator; only to plan, author. Under an id that is given, it is made once. The plan, refusals and outcome appear in the run's view.
     ///
     /// # Errors
     /// [`Error::Invalid`] with every mistake of the run and of its overrides, [`Error::NotFound`]
     /// for the Experiment, [`Error::Conflict`] when the name was used before.
-    pub async fn create_run(&self, caller: &Caller, request: CreateRun) -> Result<RunView, Error> {
+    pub async fn create_run(
+        &self,
+        caller: &Caller,
+        request: CreateRun,
+        id: Option<RunId>,
+    ) -> Result<RunView, Error> {
         let subject = request.name.clone();
-        let result = self.create_run_inner(caller, request).await;
+        let id = id.unwrap_or_else(|| self.inner.clock.new_run());
+        let result = self.create_run_inner(caller, request, id).await;
         self.note(caller, "run.create", &subject, &result);
         result
     }
 
-    async fn create_run_inner(&self, caller: &Caller, request: CreateRun) -> Result<RunView, Error> {
-        caller.require(Role::Author)?;
+    async fn create_run_inner(
+        &self,
+        caller: &Caller,
+        request: CreateRun,
+        id: RunId,
+    ) -> Result<RunView, Error> {
+        // Stop and halt need less than this.
+        caller.require(if request.plan_only { Role::Author } else { Role::Operator })?;
         let name: Name =
             request.name.parse().map_err(|error| Problems(vec![Problem::new("name", format!("{error}"))]))?;
         let spec_json =
@@ -52,7 +66,6 @@ impl Centre {
             None => self.library_spec(&spec.experiment_ref.name)?,
         };
         let (effective, _) = proto::validate::with_overrides(&stored, &spec.set)?;
-        let id = self.inner.clock.new_run();
         let record = RunRecord {
             id: id.clone(),
             namespace: CENTRAL.to_owned(),
@@ -66,11 +79,12 @@ impl Centre {
             plan_only: request.plan_only,
             created_at: self.inner.clock.now(),
             stop: None,
+            trace: self.inner.clock.trace_or_new(traced::of_request()),
         };
         let new = NewRun { record, origin: CENTRAL.to_owned(), effective: Some(effective) };
         match authored::record_run(self.inner.store.as_ref(), new).await? {
-            Created::New(id) => self.run_when_seen(&id).await,
-            Created::Known(_) | Created::AlreadyRan { .. } => {
+            Created::New(id) | Created::Known(id) => self.run_when_seen(&id).await,
+            Created::AlreadyRan { .. } => {
                 Err(Error::Conflict(format!("the name {name} was used for a run before: choose another")))
             }
         }
@@ -152,44 +166,57 @@ impl Centre {
         }))
     }
 
-    /// Stops a run, for ever. Taken also while the store is down: this replica's sessions are
-    /// told from memory first. Needs author.
+    /// Stops a run, for ever. Taken also while the store is down: the sessions of every replica are
+    /// told from memory. Needs author.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn stop_run(&self, caller: &Caller, id: &str) -> Result<RunView, Error> {
-        let result = self.stop_inner(caller, id, StopReason::Requested).await;
+    pub async fn stop_run(&self, caller: &Caller, id: &str) -> Result<Taken<RunView>, Error> {
+        let result = self.take_stop(caller, id, StopReason::Requested);
+        // Noted before anything is waited for: the caller may be gone by then.
         self.note(caller, "run.stop", id, &result);
-        result
+        self.stopped(result?).await
     }
 
-    async fn stop_inner(&self, caller: &Caller, id: &str, reason: StopReason) -> Result<RunView, Error> {
+    /// Takes a stop into memory, unless nothing is left to stop.
+    fn take_stop(&self, caller: &Caller, id: &str, reason: StopReason) -> Result<RunId, Error> {
         caller.require(Role::Author)?;
         let id = self.resolve(id)?;
-        let current = self.inner.cache.read(|state| view(state, &id, true));
-        if let Some(view) = current.filter(|view| view.summary.phase == RunPhase::Finished) {
-            // Nothing is left to stop.
-            return Ok(view);
+        let current = self.inner.cache.read(|state| view(state, &id, false));
+        if current.is_none_or(|view| view.summary.phase != RunPhase::Finished) {
+            let stop =
+                StopRequest { reason, by: format!("operator:{}", caller.name), at: self.inner.clock.now() };
+            self.inner.latch.stop(&id, stop, None)?;
         }
-        let stop =
-            StopRequest { reason, by: format!("operator:{}", caller.name), at: self.inner.clock.now() };
-        self.inner.latch.stop(&self.inner.cache, &id, stop);
-        self.inner.latch.try_persist(self.inner.store.as_ref(), &self.inner.cache).await;
-        self.inner.cache.read(|state| view(state, &id, true)).ok_or_else(|| Error::not_found("run", id))
+        Ok(id)
+    }
+
+    /// Waits, for a bounded time, until a stop is settled.
+    async fn stopped(&self, id: RunId) -> Result<Taken<RunView>, Error> {
+        let view = || self.inner.cache.read(|state| view(state, &id, true));
+        let Taken { view, persisted, replicas } =
+            self.inner.latch.settled(&Item::Stop(id.clone()), view).await;
+        let view = view.ok_or_else(|| Error::not_found("run", id))?;
+        Ok(Taken { view, persisted, replicas })
     }
 
     /// Deletes a run: one that is not finished is stopped, a finished one is removed from the
-    /// store (its name stays used). Needs author.
+    /// store (its name stays used). Needs author to stop, operator to remove. `None` when it is gone,
+    /// else how far the stop came.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Store`].
-    pub async fn delete_run(&self, caller: &Caller, id: &str) -> Result<(), Error> {
+    pub async fn delete_run(&self, caller: &Caller, id: &str) -> Result<Option<Taken<RunView>>, Error> {
         let result = self.delete_inner(caller, id).await;
         self.note(caller, "run.delete", id, &result);
-        result
+        match result? {
+            Some(stopped) => self.stopped(stopped).await.map(Some),
+            None => Ok(None),
+        }
     }
 
-    async fn delete_inner(&self, caller: &Caller, id: &str) -> Result<(), Error> {
+    /// The run, where it is stopped only.
+    async fn delete_inner(&self, caller: &Caller, id: &str) -> Result<Option<RunId>, Error> {
         caller.require(Role::Author)?;
         let run = self.resolve(id)?;
         let commit = self.inner.cache.read(|state| {
@@ -198,11 +225,12 @@ impl Centre {
         });
         match commit {
             Some(commit) => {
+                caller.require(Role::Operator)?;
                 let txn = crate::driver::codec::txn(&commit)?;
                 self.inner.store.txn(txn).await?.committed()?;
-                Ok(())
+                Ok(None)
             }
-            None => self.stop_inner(caller, id, StopReason::Deleted).await.map(|_| ()),
+            None => self.take_stop(caller, id, StopReason::Deleted).map(Some),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
 use proto::ids::{ClusterId, HaltId, RunId};
+use proto::trace::TraceContext;
 
 /// Wall clock and source of ids. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +57,11 @@ impl Clock {
     /// Names a session in both logs.
     pub fn new_session(&self) -> String {
         uuid().to_string()
+    }
+
+    /// The trace that was given, or a new one.
+    pub fn trace_or_new(&self, given: TraceContext) -> TraceContext {
+        if given.is_none() { TraceContext::new(fastrand::u128(1..), fastrand::u64(1..)) } else { given }
     }
 
     /// Names this process for as long as it lives.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{DriverConfig, Feed};
+use super::{DriverConfig, Feed, codec};
 use crate::cache::Cache;
+use crate::centre::Error;
+use crate::engine::object::{Object, ReplicaRecord};
 use crate::store::election::campaign;
-use crate::store::keys::Key;
 use crate::store::lease::KeptLease;
 use crate::store::{Compare, LeaseId, Store, Txn};
 
@@ -45,13 +46,13 @@ pub(super) async fn run(
                 }
             }
         };
-        announce(store.as_ref(), &config.replica, lease.id()).await;
         current.send_replace(Some(lease.id()));
         for (_, lane) in cache.all_lanes() {
             lane.reassert.notify_one();
         }
         tokio::select! {
             () = shutdown.cancelled() => {}
+            () = announced(store.as_ref(), &cache, &config, lease.id()) => {}
             () = lead(&store, &config.replica, &lease, &leads) => {}
         }
         current.send_replace(None);
@@ -63,13 +64,29 @@ pub(super) async fn run(
     }
 }
 
-async fn announce(store: &dyn Store, replica: &str, lease: LeaseId) {
-    let Ok(key) = (Key::Replica { id: replica }).path() else {
-        return;
-    };
-    if let Err(error) = store.txn(Txn::new().put_leased(key, "{}", lease)).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "announce the replica");
+/// Keeps this replica's key in the store: other replicas find it by that. Never ends.
+async fn announced(store: &dyn Store, cache: &Cache, config: &DriverConfig, lease: LeaseId) {
+    // First in any case: a key of an earlier lease goes with that one.
+    let mut done = false;
+    loop {
+        if !done || !cache.read(|state| state.replicas.contains_key(&config.replica)) {
+            let announced = announce(store, config, lease).await;
+            done = announced.is_ok();
+            if let Err(error) = announced {
+                tracing::warn!(error = &error as &dyn std::error::Error, "announce the replica");
+            }
+        }
+        tokio::time::sleep(RETRY).await;
     }
+}
+
+async fn announce(store: &dyn Store, config: &DriverConfig, lease: LeaseId) -> Result<(), Error> {
+    let record = ReplicaRecord { peer_address: config.peer_address.clone() };
+    let object = Object::Replica(config.replica.clone(), record);
+    let txn = Txn::new().put_leased(codec::path(&object.key())?, codec::encode(&object)?, lease);
+    // Nothing is compared, so nothing conflicts.
+    let _ = store.txn(txn).await?;
+    Ok(())
 }
 
 /// Leads whenever it can, for as long as the lease lives.

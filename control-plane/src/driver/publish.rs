@@ -54,6 +54,12 @@ pub(super) fn stored(driver: &Driver, note: &Note, revision: Revision) {
         _ => {}
     }
     changed(driver, &note.key);
+    // After the deny list was changed: the agent's next handshake meets it.
+    if let ObjectKey::Revoked(cluster, _) = &note.key
+        && let Some(lane) = cluster.parse().ok().and_then(|cluster: ClusterId| driver.cache.lane(&cluster))
+    {
+        lane.close("Revoked");
+    }
 }
 
 /// An object was deleted.

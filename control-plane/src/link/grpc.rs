@@ -34,6 +34,14 @@ impl LinkService {
         Self { hub, sessions: Arc::default(), drain }
     }
 
+    /// The deny list once more: a connection may be older than an entry of it.
+    fn refuse_denied<T>(&self, cluster: &ClusterId, request: &Request<T>) -> Result<(), Status> {
+        let info = request.extensions().get::<ConnInfo>();
+        let serial = info.and_then(|info| info.serial.as_ref()).map(ToString::to_string).unwrap_or_default();
+        let denied = self.hub.cache.read(|state| state.revoked.contains(&(cluster.to_string(), serial)));
+        if denied { Err(Status::permission_denied("the certificate is revoked")) } else { Ok(()) }
+    }
+
     /// Tells every agent to go elsewhere, and waits until they did.
     pub async fn drained(&self) {
         for (_, lane) in self.hub.cache.all_lanes() {
@@ -64,6 +72,7 @@ impl Link for LinkService {
 
     async fn link(&self, request: Request<Streaming<pb::Up>>) -> Result<Response<Self::LinkStream>, Status> {
         let cluster = cluster_of(&request)?;
+        self.refuse_denied(&cluster, &request)?;
         if self.drain.is_cancelled() {
             return Err(Status::unavailable("this replica is shutting down"));
         }

@@ -8,18 +8,17 @@ use std::time::Duration;
 use certs::Csr;
 use proto::assignment::{ClusterPhase, Intent, Observed, Outcome};
 use proto::grant::Principal;
-use proto::halt::{Halt, HaltLevel, HaltScope};
-use proto::ids::{ClusterId, HaltId};
+use proto::ids::ClusterId;
 use proto::plan::ClusterPlan;
 use proto::status::RunPhase;
-use proto::wire::{Authored, HaltState, Hello, Nack};
+use proto::wire::{Authored, Hello, Nack};
 
 use super::hub::Hub;
 use super::inbox::{Inbox, Item};
 use super::lane::Lane;
 use super::session::End;
 use crate::authored::Intake;
-use crate::centre::{Error, persist_halt};
+use crate::centre::Error;
 use crate::driver::codec;
 use crate::engine::object::{Object, ObjectKey, ObservedRecord};
 use crate::store::{Compare, Outcome as TxnOutcome, PageRequest, Txn};
@@ -29,8 +28,6 @@ const RETRY: Duration = Duration::from_millis(300);
 const LAG: Duration = Duration::from_millis(20);
 /// What of a value fits into the store with some room.
 const MAX_VALUE_BYTES: usize = 15 * 1024;
-/// Most halts kept of one cluster.
-const MAX_LOCAL_HALTS: usize = 32;
 
 /// The writing part of a session.
 #[derive(Debug)]
@@ -55,11 +52,18 @@ impl Ingest {
             for (id, entry) in state.runs_on(&self.cluster) {
                 let Some(desired) = entry.desired.get(&self.cluster).map(|desired| &desired.value) else { continue };
                 let same = held.get(id) == Some(&(desired.generation, desired.intent));
-                let stopped = self.hub.latch.stop_reason(id).is_some();
+                let on_record = entry.record.as_ref().is_some_and(|record| record.value.stop.is_some());
+                let to_start = matches!(desired.intent, Intent::Plan | Intent::Start);
+                let stopped = self.hub.latch.stop_reason(id).is_some() || (on_record && to_start);
+                // A stop that the store forgot is given back; what came before it is not said again.
+                let stops = |(generation, intent): &(u64, Intent)| {
+                    *intent == Intent::Stop && *generation > desired.generation
+                };
+                let forgotten = held.get(id).is_some_and(stops);
                 match desired.intent {
-                    _ if stopped => self.lane.stop(id),
-                    _ if same => {}
                     Intent::Forget if !held.contains_key(id) => {}
+                    _ if stopped => self.lane.stop(id),
+                    _ if same || forgotten => {}
                     Intent::Stop => self.lane.stop(id),
                     _ => self.lane.desired(id),
                 }
@@ -149,39 +153,9 @@ impl Ingest {
             .await?;
         if self.lane.accepted() {
             self.list_desired().await?;
-            for halt in hello.halts.iter().take(MAX_LOCAL_HALTS) {
-                self.adopt(halt).await?;
-            }
+            self.given_back(hello).await?;
         }
         Ok(())
-    }
-
-    /// A halt that the centre forgot. It comes back for this cluster only: what one cluster says
-    /// stops nobody else.
-    async fn adopt(&self, halt: &Halt) -> Result<(), Error> {
-        let known = self
-            .hub
-            .cache
-            .read(|state| state.halts.contains_key(&halt.id) || state.resumed.contains(&halt.id));
-        let latched = self.hub.latch.halts().iter().any(|latched| latched.id == halt.id);
-        if known || latched || halt.origin.is_some() {
-            return Ok(());
-        }
-        let adopted = Halt { scope: self.narrowed(&halt.scope), ..halt.clone() };
-        tracing::warn!(cluster = %self.cluster, halt = %halt.id, "adopt a halt that the agent holds");
-        let by = format!("cluster:{}", self.cluster);
-        self.hub.audit.note(&by, "halt.adopt", halt.id.as_str(), "ok");
-        persist_halt(self.hub.store.as_ref(), adopted).await
-    }
-
-    fn narrowed(&self, scope: &HaltScope) -> HaltScope {
-        let cluster = self.cluster.clone();
-        match scope {
-            HaltScope::Namespace { namespace, .. } => {
-                HaltScope::Namespace { cluster, namespace: namespace.clone() }
-            }
-            _ => HaltScope::Cluster { cluster },
-        }
     }
 
     async fn store(&self, item: Item) -> Result<(), Error> {
@@ -306,55 +280,28 @@ impl Ingest {
         self.put_observed(observed, known, |stored| stored <= known).await
     }
 
-    async fn halt_state(&self, state: HaltState) -> Result<(), Error> {
-        let own: BTreeMap<HaltId, HaltId> =
-            state.local.iter().map(|halt| (halt.id.clone(), self.local_id(&halt.id))).collect();
-        let named = |id: &HaltId| own.get(id).unwrap_or(id).to_string();
-        let mut levels: BTreeMap<String, HaltLevel> =
-            state.latched.iter().map(|id| (named(id), HaltLevel::Latched)).collect();
-        levels.extend(state.clean.iter().map(|id| (named(id), HaltLevel::Clean)));
-        self.hub.update_status(&self.cluster, |status| status.halts.clone_from(&levels)).await?;
-        let here = self.hub.cache.read(|world| {
-            let ours = world.halts.values().filter(|halt| halt.value.origin.as_ref() == Some(&self.cluster));
-            ours.map(|halt| halt.value.id.clone()).collect::<BTreeSet<_>>()
-        });
-        for halt in state.local.iter().take(MAX_LOCAL_HALTS) {
-            let id = self.local_id(&halt.id);
-            if !here.contains(&id) {
-                let halt = Halt {
-                    id,
-                    scope: self.narrowed(&halt.scope),
-                    origin: Some(self.cluster.clone()),
-                    ..halt.clone()
-                };
-                persist_halt(self.hub.store.as_ref(), halt).await?;
-            }
-        }
-        // Lifted where it was set: by deleting the object, or the file.
-        for id in here.iter().filter(|id| !own.values().any(|local| local == *id)) {
-            let mut txn = Txn::new().delete(codec::path(&ObjectKey::Halt(id.clone()))?);
-            let revision = Object::HaltsRevision;
-            txn = txn.put(codec::path(&revision.key())?, codec::encode(&revision)?);
-            let _ = self.hub.store.txn(txn).await?;
-        }
-        Ok(())
-    }
-
-    /// Ids that a cluster chose are kept apart from everybody else's.
-    fn local_id(&self, id: &HaltId) -> HaltId {
-        let plain = format!("{}.{id}", self.cluster);
-        let hashed = || format!("local-{}", &proto::hash::sha256_hex(plain.as_bytes())[..32]);
-        plain.parse().or_else(|_| hashed().parse()).unwrap_or_else(|_| id.clone())
-    }
-
     async fn renew(&self, csr_pem: &str) -> Result<(), Error> {
         let signed = Csr::from_pem(csr_pem)
             .map_err(|error| Error::BadRequest(error.to_string()))
             .and_then(|csr| self.hub.signer.sign_agent(&self.cluster, &csr, self.hub.clock.now()));
         let by = format!("cluster:{}", self.cluster);
-        match signed {
+        let recorded = match signed {
             Ok(leaf) => {
-                self.hub.signer.record(self.hub.store.as_ref(), &self.cluster, csr_pem, &leaf).await?;
+                let store = self.hub.store.as_ref();
+                match self.hub.signer.record(store, &self.cluster, csr_pem, &leaf).await {
+                    Ok(()) => Ok(leaf),
+                    Err(refused @ Error::Conflict(_)) => Err(refused),
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        };
+        match recorded {
+            Ok(leaf) => {
+                let not_after = Some(leaf.lifetime.not_after);
+                self.hub
+                    .update_status(&self.cluster, |status| status.certificate_not_after = not_after)
+                    .await?;
                 self.hub.audit.note(&by, "certificate.renew", leaf.serial.as_str(), "ok");
                 self.lane.renewed(leaf.chain_pem, self.hub.signer.bundle_pem().to_owned());
             }

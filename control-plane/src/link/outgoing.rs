@@ -2,7 +2,7 @@
 //! is left now.
 
 use jiff::Timestamp;
-use proto::assignment::Intent;
+use proto::assignment::{Intent, StopReason};
 use proto::grant::Principal;
 use proto::ids::{ClusterId, RunId};
 use proto::wire::{AuthoredKind, AuthoredRef, Down, Halts, Mirror};
@@ -69,8 +69,17 @@ fn halts(hub: &Hub, cluster: &ClusterId) -> Halts {
     })
 }
 
+/// Why a run is stopped, in memory or on record: whoever leads may not have written what follows
+/// from it yet, and until then nobody is told to start.
+pub(super) fn stop_reason(hub: &Hub, run: &RunId) -> Option<StopReason> {
+    hub.latch.stop_reason(run).or_else(|| {
+        let record = |state: &State| Some(state.runs.get(run)?.record.as_ref()?.value.stop.as_ref()?.reason);
+        hub.cache.read(record)
+    })
+}
+
 fn desired(hub: &Hub, cluster: &ClusterId, run: &RunId, now: Timestamp) -> Option<Down> {
-    let stopped = hub.latch.stop_reason(run);
+    let stopped = stop_reason(hub, run);
     let mut desired = hub
         .cache
         .read(|state| state.runs.get(run)?.desired.get(cluster).map(|desired| desired.value.clone()))?;

@@ -22,6 +22,8 @@ use crate::store::{Compare, Outcome, Txn};
 
 /// How long an agent may take to say Hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// How long an agent waits for the store before it is welcomed without.
+const CLAIM_WITHIN: Duration = Duration::from_secs(2);
 /// How long an agent may take to read one message.
 const SEND_WITHIN: Duration = Duration::from_mins(1);
 /// How long the last word may take.
@@ -63,15 +65,16 @@ pub async fn serve(
         return End::Closed;
     }
     hub.health.sessions.inc();
+    hub.health.sessions_opened.inc();
     hub.cache.attach(&cluster, &lane);
     let inbox = Arc::new(Inbox::default());
     let ingest =
         Ingest { hub: hub.clone(), cluster: cluster.clone(), inbox: inbox.clone(), lane: lane.clone() };
     ingest.greet(&hello, spec.accepted);
     let mut parts = JoinSet::new();
+    parts.spawn(reassert(hub.clone(), cluster.clone(), lane.clone(), hello.agent_epoch));
     parts.spawn(ingest.run(hello));
     parts.spawn(send(hub.clone(), cluster.clone(), lane.clone(), down));
-    parts.spawn(reassert(hub.clone(), cluster.clone(), lane.clone()));
     let reader = Reader {
         hub: hub.clone(),
         lane: lane.clone(),
@@ -130,7 +133,9 @@ async fn open(
         return Err(End::Sent("OtherCluster"));
     }
     let lane = Arc::new(Lane::new(hub.clock.new_session(), spec.accepted));
-    match claim(hub, cluster, &lane, hello.agent_epoch).await {
+    let claimed = tokio::time::timeout(CLAIM_WITHIN, claim(hub, cluster, &lane, hello.agent_epoch));
+    let silent = || crate::centre::Error::Internal("the store does not answer".to_owned());
+    match claimed.await.unwrap_or_else(|_| Err(silent())) {
         Ok(true) => {}
         Ok(false) => return Err(End::Sent("Superseded")),
         // Without the store an agent is still told stops and halts; the key is put when it is back.
@@ -154,7 +159,8 @@ fn welcome(hub: &Hub, cluster: &ClusterId, lane: &Lane) -> Welcome {
     }
 }
 
-/// Puts the session's key. The newest session wins, but none of an older agent epoch.
+/// Puts the session's key. The newest session wins, but none of an older agent epoch; one that had
+/// the key before takes it from no other.
 async fn claim(
     hub: &Hub,
     cluster: &ClusterId,
@@ -178,7 +184,9 @@ async fn claim(
         let entry = hub.store.get(&path).await?;
         let known: Option<SessionRecord> =
             entry.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok());
-        if known.is_some_and(|known| known.agent_epoch > agent_epoch) {
+        // A claim whose answer was lost may have been taken: then the key is ours already.
+        let others = known.filter(|known| known.session != lane.session());
+        if others.is_some_and(|other| lane.revision() != 0 || other.agent_epoch > agent_epoch) {
             return Ok(false);
         }
         let revision = entry.map_or(0, |entry| entry.mod_revision);
@@ -196,10 +204,10 @@ async fn claim(
 }
 
 /// Puts the key again when the store lost it though the session lives.
-async fn reassert(hub: Arc<Hub>, cluster: ClusterId, lane: Arc<Lane>) -> End {
+async fn reassert(hub: Arc<Hub>, cluster: ClusterId, lane: Arc<Lane>, agent_epoch: u64) -> End {
     loop {
         lane.reassert.notified().await;
-        match claim(&hub, &cluster, &lane, 0).await {
+        match claim(&hub, &cluster, &lane, agent_epoch).await {
             Ok(true) => {}
             // Another session has the key: it is the newer one.
             Ok(false) => lane.close("Superseded"),

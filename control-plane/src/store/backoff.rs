@@ -1,5 +1,6 @@
 //! How long to wait before trying the store again: exponential with full jitter, so that
-//! replicas that lost it together do not come back together. Called by follow, lease, election.
+//! replicas that lost it together do not come back together. Called by follow, lease, election
+//! and, for other replicas, by peers.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 /// A sequence of waits that grows until it is reset.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     builder: ExponentialBuilder,
     ceilings: ExponentialBackoff,
     max: Duration,
@@ -15,18 +16,18 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// Ceilings from `min`, doubling up to `max`.
-    pub(super) fn new(min: Duration, max: Duration) -> Self {
+    pub(crate) fn new(min: Duration, max: Duration) -> Self {
         let builder = ExponentialBuilder::new().with_min_delay(min).with_max_delay(max).without_max_times();
         Self { builder, ceilings: builder.build(), max }
     }
 
     /// Starts again at the shortest wait: call it when something succeeded.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.ceilings = self.builder.build();
     }
 
     /// The next wait: anything between nothing and the ceiling.
-    pub(super) fn next_delay(&mut self) -> Duration {
+    pub(crate) fn next_delay(&mut self) -> Duration {
         self.ceilings.next().unwrap_or(self.max).mul_f64(fastrand::f64())
     }
 }

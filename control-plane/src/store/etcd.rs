@@ -127,8 +127,10 @@ impl EtcdStore {
     ///
     /// # Errors
     /// [`Error::Config`] when it could never work.
-    pub async fn connect(config: EtcdConfig) -> Result<Self, Error> {
+    pub async fn connect(mut config: EtcdConfig) -> Result<Self, Error> {
         config.check()?;
+        // Always one separator, or `/a` and `/ab` would share keys.
+        config.prefix = format!("{}/", config.prefix.trim_end_matches('/'));
         let client = Client::connect(&config.endpoints, Some(config.options()))
             .await
             .map_err(|error| Error::Config(error.to_string()))?;

@@ -78,6 +78,46 @@ impl RedbStore {
     }
 }
 
+/// What a copy holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// The store's revision.
+    pub revision: Revision,
+    /// Keys.
+    pub keys: usize,
+}
+
+/// Copies a store's file that no process has open, and reads the copy back. `to` is there whole or not at all; what
+/// was there before is replaced. Blocks.
+///
+/// # Errors
+/// [`Error::Locked`] when a process has the file open, [`Error::Disk`], [`Error::Corrupt`].
+pub fn copy(from: &Path, to: &Path) -> Result<Copied, Error> {
+    let temporary = to.with_extension("copying");
+    let copied = copy_to(from, &temporary);
+    if copied.is_err() {
+        // Half a copy is of no use; that there was none to remove is no news.
+        let _ = std::fs::remove_file(&temporary);
+        return copied;
+    }
+    std::fs::rename(&temporary, to).map_err(|error| disk("put the copy in place", error))?;
+    copied
+}
+
+fn copy_to(from: &Path, to: &Path) -> Result<Copied, Error> {
+    let failed = |error: std::io::Error| disk("copy", error);
+    // Opening would make a file where there is none.
+    std::fs::metadata(from).map_err(failed)?;
+    // Held open: nobody writes while it is copied.
+    let (source, _) = File::open(from.to_owned())?;
+    std::fs::copy(from, to).map_err(failed)?;
+    drop(source);
+    let (copy, contents) = File::open(to.to_owned())?;
+    drop(copy);
+    std::fs::File::open(to).and_then(|file| file.sync_all()).map_err(failed)?;
+    Ok(Copied { revision: contents.revision, keys: contents.entries.len() })
+}
+
 fn disk(operation: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Disk { operation, source: source.into() }
 }

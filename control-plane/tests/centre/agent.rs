@@ -79,7 +79,10 @@ impl Agent {
             match tokio::time::timeout(Duration::from_millis(100), self.down.recv()).await {
                 Ok(Some(message)) if wanted(&message) => return message,
                 Ok(Some(message)) => last = Some(message),
-                Ok(None) => panic!("{what}: the session ended, last message {last:?}"),
+                Ok(None) => {
+                    let end = self.session.join_next().await;
+                    panic!("{what}: the session ended ({end:?}), last message {last:?}")
+                }
                 Err(_) => {
                     assert!(tokio::time::Instant::now() < deadline, "{what}: last message {last:?}");
                     beat += 1;

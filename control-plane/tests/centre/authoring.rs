@@ -1,5 +1,6 @@
 //! What authors in a member cluster write.
 
+use control_plane::centre::Expected;
 use proto::assignment::{Intent, Outcome, StopReason};
 use proto::status::{AuthoredStatus, RunPhase};
 use proto::wire::{Authored, AuthoredKind, AuthoredRef, Down, Up};
@@ -19,13 +20,20 @@ fn experiment(spec: &serde_json::Value) -> Up {
         generation: 1,
         author: String::new(),
         body: spec.to_string().into_bytes(),
+        trace: proto::trace::TraceContext::NONE,
     })
 }
 
 fn run(name: &str, uid: &str) -> Up {
     let body = json!({ "experimentRef": { "name": "slow" } }).to_string().into_bytes();
     let object = reference(AuthoredKind::Run, name, uid);
-    Up::Authored(Authored { object, generation: 1, author: "ann".to_owned(), body })
+    Up::Authored(Authored {
+        object,
+        generation: 1,
+        author: "ann".to_owned(),
+        body,
+        trace: proto::trace::TraceContext::NONE,
+    })
 }
 
 /// The next status of an object that is as wanted.
@@ -89,7 +97,7 @@ async fn another_cluster_needs_a_grant() {
         "from": { "clusters": { "names": ["east"] }, "namespaces": ["shop"] },
         "to": { "clusters": { "names": ["west"] }, "namespaces": ["shop"], "kinds": ["network.*"], "maxTargets": 5 }
     });
-    centre.api().put_grant(&admin(), "east-west", grant).await.unwrap();
+    centre.api().put_grant(&admin(), "east-west", grant, &Expected::Anything).await.unwrap();
     east.send(run("slow-2", "u-2")).await;
     west.planned(1).await;
     let (start, _) = west.desired(Intent::Start).await;
@@ -131,7 +139,15 @@ async fn a_run_whose_object_is_gone_is_stopped() {
     .await;
     // One by its deletion, the other because a complete list does not name it.
     let object = reference(AuthoredKind::Run, "a", "u-1");
-    agent.send(Up::Authored(Authored { object, generation: 1, author: String::new(), body: vec![] })).await;
+    agent
+        .send(Up::Authored(Authored {
+            object,
+            generation: 1,
+            author: String::new(),
+            body: vec![],
+            trace: proto::trace::TraceContext::NONE,
+        }))
+        .await;
     agent.desired(Intent::Stop).await;
     agent.send(Up::AuthoredList(vec![reference(AuthoredKind::Experiment, "slow", "e-1")])).await;
     agent.desired(Intent::Stop).await;

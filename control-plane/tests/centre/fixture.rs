@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs::{Authority, TrustDomain};
-use control_plane::centre::{Caller, Role};
+use control_plane::centre::{Caller, Expected, Role};
 use control_plane::driver::clock::Clock;
 use control_plane::enrolment::Signer;
 use control_plane::link::LinkConfig;
@@ -69,18 +69,8 @@ impl Centre {
             tasks: JoinSet::new(),
         };
         for index in 0..replicas {
-            let mut config = ReplicaConfig::new(format!("r{index}"), "127.0.0.1:7445");
-            config.link = LinkConfig { heartbeat: Duration::from_millis(200), ..LinkConfig::default() };
-            config.lease_ttl = Duration::from_secs(3);
-            let replica =
-                Replica::new(centre.store.clone(), centre.signer.clone(), centre.clock.clone(), config)
-                    .await
-                    .unwrap();
-            let started = replica.start(&mut centre.tasks, &centre.shutdown);
+            let started = centre.replica_on(centre.store.clone(), &format!("r{index}")).await;
             centre.replicas.push(started);
-        }
-        for replica in &centre.replicas {
-            eventually("synced", || replica.health.not_ready().map_or(Ok(()), Err)).await;
         }
         eventually("a leader", || {
             let leading: i64 = centre.replicas.iter().map(|replica| replica.health.leading.get()).sum();
@@ -88,6 +78,17 @@ impl Centre {
         })
         .await;
         centre
+    }
+
+    /// One more replica, on its own view of the store.
+    pub(crate) async fn replica_on(&mut self, store: Arc<dyn Store>, name: &str) -> Started {
+        let mut config = ReplicaConfig::new(name, "127.0.0.1:7445");
+        config.link = LinkConfig { heartbeat: Duration::from_millis(200), ..LinkConfig::default() };
+        config.lease_ttl = Duration::from_secs(3);
+        let replica = Replica::new(store, self.signer.clone(), self.clock.clone(), config).await.unwrap();
+        let started = replica.start(&mut self.tasks, &self.shutdown);
+        eventually("synced", || started.health.not_ready().map_or(Ok(()), Err)).await;
+        started
     }
 
     pub(crate) fn api(&self) -> &control_plane::centre::Centre {
@@ -123,7 +124,10 @@ impl Centre {
     }
 
     pub(crate) async fn experiment(&self, name: &str, clusters: &[&str]) {
-        self.api().put_experiment(&admin(), name, experiment_spec(clusters), None).await.unwrap();
+        self.api()
+            .put_experiment(&admin(), name, experiment_spec(clusters), &Expected::Anything)
+            .await
+            .unwrap();
     }
 
     /// Lets operators aim at everything.
@@ -135,11 +139,11 @@ impl Centre {
                 "namespaces": ["*"], "kinds": ["*"], "maxTargets": 100
             }
         });
-        self.api().put_grant(&admin(), "all", grant).await.unwrap();
+        self.api().put_grant(&admin(), "all", grant, &Expected::Anything).await.unwrap();
     }
 
     pub(crate) async fn run(&self, name: &str, experiment: &str) -> RunView {
-        self.api().create_run(&admin(), create(name, experiment, false)).await.unwrap()
+        self.api().create_run(&admin(), create(name, experiment, false), None).await.unwrap()
     }
 
     pub(crate) async fn until(&self, id: &str, what: &str, done: impl Fn(&RunView) -> bool) -> RunView {

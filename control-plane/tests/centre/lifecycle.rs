@@ -73,7 +73,7 @@ async fn a_plan_only_ends_with_the_plan_and_uses_no_name_up() {
     let mut agent = centre.connected("west").await;
     centre.experiment("slow", &["west"]).await;
     centre.grant_all().await;
-    let view = centre.api().create_run(&admin(), create("slow-1", "slow", true)).await.unwrap();
+    let view = centre.api().create_run(&admin(), create("slow-1", "slow", true), None).await.unwrap();
     agent.planned(3).await;
     let view = centre.finished(view.record.id.as_str()).await;
     assert_eq!((view.summary.outcome, view.summary.reason.as_str()), (Some(Outcome::Completed), "PlanOnly"));
@@ -81,7 +81,7 @@ async fn a_plan_only_ends_with_the_plan_and_uses_no_name_up() {
     assert_eq!(view.clusters[0].plan.as_ref().unwrap().envelope.targets["web"].max_count, 3);
     // The name is free for the run itself, once.
     centre.run("slow-1", "slow").await;
-    let again = centre.api().create_run(&admin(), create("slow-1", "slow", false)).await;
+    let again = centre.api().create_run(&admin(), create("slow-1", "slow", false), None).await;
     assert!(again.unwrap_err().to_string().contains("was used"));
     centre.stop().await;
 }

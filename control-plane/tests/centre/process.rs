@@ -198,7 +198,7 @@ async fn a_cluster_enrols_once_links_and_is_revoked() {
     let away = link.until(|down| matches!(down, Down::GoAway { .. })).await;
     assert!(matches!(&away, Some(Down::GoAway { reason, .. }) if reason == "Revoked"), "{away:?}");
     assert_eq!(link.until(|_| true).await, None, "the stream is closed");
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
     assert!(process.link(&renewed, &reply.bundle_pem).await.is_err(), "the next handshake fails");
     process.end().await;
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use control_plane::audit::is_chain;
+use control_plane::centre::Expected;
 use control_plane::store::memory::MemoryStore;
 use control_plane::store::{
     Entry, Error, Health, Lease, LeaseId, Outcome as TxnOutcome, Page, PageRequest, Revision, Store, Txn,
@@ -13,6 +13,7 @@ use control_plane::store::{
 };
 use futures::StreamExt;
 use proto::assignment::{ClusterPhase, Intent, Outcome};
+use proto::audit::{AuditLine, Extent, verify};
 use proto::halt::HaltScope;
 use proto::rest::{AuditRecord, SetHalt};
 use proto::status::RunPhase;
@@ -55,6 +56,12 @@ async fn audit(centre: &Centre) -> Vec<AuditRecord> {
     }
 }
 
+fn is_whole(records: &[AuditRecord]) -> bool {
+    let lines = records.iter().cloned().map(AuditLine::Record);
+    let chains = verify(lines, Extent::Whole, |_| Err("nothing is signed here"));
+    chains.len() == 1 && chains[0].flaws.is_empty()
+}
+
 #[tokio::test]
 async fn the_audit_is_one_chain_and_says_who_did_what() {
     let centre = Centre::start(1).await;
@@ -67,7 +74,7 @@ async fn the_audit_is_one_chain_and_says_who_did_what() {
     west.finish(&start, Outcome::Completed).await;
     centre.finished(id.as_str()).await;
     let records = audit(&centre).await;
-    assert!(is_chain(&records), "{records:#?}");
+    assert!(is_whole(&records), "{records:#?}");
     for action in
         ["cluster.invite", "cluster.accept", "experiment.put", "grant.put", "run.create", "run.dispatch"]
     {
@@ -75,7 +82,7 @@ async fn the_audit_is_one_chain_and_says_who_did_what() {
     }
     let mut broken = records.clone();
     broken[1].by = "somebody else".to_owned();
-    assert!(!is_chain(&broken));
+    assert!(!is_whole(&broken));
     centre.stop().await;
 }
 
@@ -169,7 +176,9 @@ async fn stop_and_halt_are_taken_while_the_store_is_down() {
 
     store.down.store(true, Ordering::Relaxed);
     let api = centre.api();
-    api.stop_run(&admin(), id.as_str()).await.unwrap();
+    let taken = api.stop_run(&admin(), id.as_str()).await.unwrap();
+    assert!(!taken.persisted, "what is only in memory is not called stored");
+    assert_eq!(taken.replicas.map(|replicas| (replicas.told, replicas.known)), Some((0, 0)));
     let (stop, _) = west.desired(Intent::Stop).await;
     assert_eq!(stop.generation, start.generation + 1);
     let halt = SetHalt { id: Some("h".to_owned()), scope: HaltScope::Fleet, reason: String::new() };
@@ -180,7 +189,7 @@ async fn stop_and_halt_are_taken_while_the_store_is_down() {
         "from": { "operators": ["*"] },
         "to": { "clusters": { "names": ["west"] }, "namespaces": ["*"], "kinds": ["*"], "maxTargets": 1 }
     });
-    let refused = api.put_grant(&admin(), "x", grant).await.unwrap_err();
+    let refused = api.put_grant(&admin(), "x", grant, &Expected::Anything).await.unwrap_err();
     assert_eq!(refused.code(), proto::problem::ErrorCode::Unavailable);
 
     store.down.store(false, Ordering::Relaxed);

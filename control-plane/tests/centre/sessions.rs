@@ -131,8 +131,9 @@ async fn a_halt_reaches_everyone_refuses_runs_and_is_lifted_by_its_id_only() {
     let mut west = centre.connected("west").await;
     centre.experiment("slow", &["west"]).await;
     centre.grant_all().await;
-    let view = centre.api().set_halt(&admin(), fleet_halt("stop-all")).await.unwrap();
-    assert_eq!(view.clusters["west"], HaltLevel::Pending);
+    let taken = centre.api().set_halt(&admin(), fleet_halt("stop-all")).await.unwrap();
+    assert!(taken.persisted);
+    assert_eq!(taken.view.clusters["west"], HaltLevel::Pending);
     let halts = west.halts(|halts| !halts.halts.is_empty()).await;
     let id: HaltId = halts.halts[0].id.clone();
     assert_eq!(id.as_str(), "stop-all");
@@ -255,7 +256,7 @@ async fn a_revoked_cluster_is_cut_off_on_every_replica() {
     centre.api().revoke_cluster(&admin(), "west").await.unwrap();
     agent.until("GoAway", |down| is_go_away(down, "Revoked")).await;
     assert_eq!(agent.end().await, End::Sent("Revoked"));
-    assert!(asked.elapsed() < std::time::Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < std::time::Duration::from_secs(5), "{:?}", asked.elapsed());
     for replica in &centre.replicas {
         eventually("denied in handshakes", || {
             let list = replica.revocations.load();

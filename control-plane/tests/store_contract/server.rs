@@ -2,7 +2,7 @@
 //! a temporary directory, killed by its pid when dropped, also when the test panics.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -139,7 +139,12 @@ impl EtcdServer {
     }
 
     pub(crate) fn wipe(&self) {
-        std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
+        std::fs::remove_dir_all(self.data()).unwrap();
+    }
+
+    /// Where its data is.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
     }
 
     /// Starts it again on the same ports and data.

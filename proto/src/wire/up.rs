@@ -8,6 +8,7 @@ use crate::assignment::{Intent, Observed};
 use crate::cluster::InventorySummary;
 use crate::halt::Halt;
 use crate::ids::{HaltId, Name, RunId};
+use crate::trace::TraceContext;
 
 /// Agent to centre.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,6 +146,8 @@ pub struct Authored {
     pub author: String,
     /// JSON of `spec`, verbatim; empty: the object is gone.
     pub body: Vec<u8>,
+    /// The trace it belongs to; no part of what is compared.
+    pub trace: TraceContext,
 }
 
 /// Halts on a cluster.
@@ -196,6 +199,7 @@ impl From<Up> for pb::Up {
                 generation: a.generation,
                 author: a.author,
                 body: a.body,
+                traceparent: a.trace.as_str().to_owned(),
             }),
             Up::AuthoredList(refs) => {
                 Kind::AuthoredList(pb::AuthoredList { refs: refs.into_iter().map(Into::into).collect() })
@@ -348,6 +352,7 @@ impl TryFrom<pb::Authored> for Authored {
             generation: a.generation,
             author: a.author.chars().take(256).collect(),
             body: a.body,
+            trace: TraceContext::parse(&a.traceparent),
         })
     }
 }
