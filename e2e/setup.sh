@@ -44,6 +44,9 @@ lab=(
   util-linux:nsenter
 )
 
+# The fuzzer of the REST API; control-plane/tests/rest_fuzz.rs names the same version.
+schemathesis=4.32.5
+
 say() { echo "setup: $*" >&2; }
 is_root() { [ "$(id -u)" = 0 ]; }
 is_debian() { command -v apt-get > /dev/null && command -v dpkg > /dev/null; }
@@ -110,6 +113,24 @@ provide() { # package:probe ...
   return 1
 }
 
+# Into a folder of its own under the user's cache. Without Python or PyPI the
+# one test that uses it is skipped, and says so.
+fuzzer() {
+  local home="${XDG_CACHE_HOME:-$HOME/.cache}/faultline/schemathesis-$schemathesis"
+  [ -x "$home/bin/schemathesis" ] && return
+  if ! command -v python3 > /dev/null; then
+    say "no python3: the REST API will not be fuzzed"
+    return
+  fi
+  mkdir -p "${home%/*}"
+  if python3 -m venv --clear "$home" > /dev/null 2>&1 \
+    && "$home/bin/pip" install -q --disable-pip-version-check "schemathesis==$schemathesis" >&2; then
+    return
+  fi
+  rm -rf "$home"
+  say "schemathesis $schemathesis could not be installed from PyPI: the REST API will not be fuzzed"
+}
+
 why_no_lab() {
   if [ "$(uname -s)" != Linux ]; then echo "it needs Linux"
   elif ! is_root; then echo "it needs root"
@@ -127,6 +148,7 @@ case "${1:-}" in
     else
       toolchains test && provide "${demo[@]}" "${checks[@]}"
     fi
+    fuzzer
     ;;
   lab) toolchains lab && provide "${demo[@]}" "${checks[@]}" "${lab[@]}" ;;
   why-no-lab) why_no_lab ;;

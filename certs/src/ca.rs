@@ -2,6 +2,7 @@
 //! agents, replicas and operators; each agent holds one of its own for its node daemons. Signing takes only the
 //! public key out of a request and writes everything else itself.
 
+mod envelope;
 mod issue;
 mod seal;
 

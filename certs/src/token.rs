@@ -65,6 +65,16 @@ pub struct TokenId([u8; ID_BYTES]);
 pub struct Secret([u8; SECRET_BYTES]);
 
 impl Secret {
+    /// A new one, from the system's random source.
+    ///
+    /// # Errors
+    /// [`Error::Random`].
+    pub fn generate() -> Result<Self, Error> {
+        let mut bytes = [0; SECRET_BYTES];
+        SystemRandom::new().fill(&mut bytes).map_err(|_| Error::Random)?;
+        Ok(Self(bytes))
+    }
+
     /// The text to send to the enrolment endpoint: 43 characters of base64url.
     pub fn reveal(&self) -> String {
         BASE64URL_NOPAD.encode(&self.0)

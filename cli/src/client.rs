@@ -2,21 +2,71 @@
 
 mod stream;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
 use anyhow::{Context as _, bail};
 use certs::{Connector, Protocol};
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::client::legacy::Client as Http;
 use hyper_util::rt::TokioExecutor;
-use proto::problem::ProblemDetails;
+use proto::problem::{ErrorCode, ProblemDetails};
+use proto::trace::TraceContext;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::context::Context;
+use crate::exit::Misuse;
 
 /// Answers are at most this large, in bytes.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// How often something is asked while nobody answers; the pauses between double.
+const ATTEMPTS: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// One request, as often as it is sent.
+#[derive(Debug)]
+struct Asked<'a> {
+    method: Method,
+    path: &'a str,
+    body: Option<Bytes>,
+    if_match: Option<&'a str>,
+    key: Option<String>,
+    last_event: Option<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(method: Method, path: &'a str) -> Self {
+        Self { method, path, body: None, if_match: None, key: None, last_event: None }
+    }
+
+    fn with(mut self, body: &impl Serialize) -> anyhow::Result<Self> {
+        self.body = Some(serde_json::to_vec(body)?.into());
+        Ok(self)
+    }
+
+    /// Whether asking again may help and cannot do anything twice.
+    fn is_safe_again(&self, error: &anyhow::Error) -> bool {
+        if let Some(Refused(details)) = error.downcast_ref::<Refused>() {
+            return details.code == ErrorCode::Unavailable;
+        }
+        let was_sent = !error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<hyper_util::client::legacy::Error>())
+            .any(hyper_util::client::legacy::Error::is_connect);
+        let same_again = self.method == Method::GET
+            || self.key.is_some()
+            || (self.method == Method::PUT && self.if_match.is_none());
+        same_again || !was_sent
+    }
+}
 
 /// Talks to one control plane as one operator.
 #[derive(Debug, Clone)]
@@ -24,6 +74,14 @@ pub(crate) struct Client {
     http: Http<Connector, Full<Bytes>>,
     authority: String,
     token: String,
+    /// Of this invocation; each thing that is made has the next key.
+    keys: Arc<Keys>,
+}
+
+#[derive(Debug)]
+struct Keys {
+    invocation: String,
+    next: AtomicU32,
 }
 
 /// A name as one segment of a path, or one value of a query: whatever a user
@@ -79,28 +137,41 @@ impl Client {
         let anonymous = certs::ReloadableIdentity::empty();
         let config = certs::client::config(&anonymous, trust, certs::client::Expect::Name, Protocol::Http)?;
         Ok(Self {
-            http: Http::builder(TokioExecutor::new()).build(Connector::new(config)),
+            http: Http::builder(TokioExecutor::new()).build(Connector::new(config).with_proxy(proxy()?)),
             authority: authority.to_owned(),
             token: context.token.trim().to_owned(),
+            keys: Arc::new(Keys { invocation: invocation(), next: AtomicU32::new(1) }),
         })
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> anyhow::Result<http::Response<Incoming>> {
+    fn next_key(&self) -> String {
+        format!("{}-{}", self.keys.invocation, self.keys.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// One attempt. With `if_match` only over the thing as it had that tag; with a key its effect is made once,
+    /// however often it is sent.
+    async fn send(&self, asked: &Asked<'_>) -> anyhow::Result<http::Response<Incoming>> {
         // The connector makes the TLS; an https URI would make hyper refuse it.
         let mut request = Request::builder()
-            .method(method)
-            .uri(format!("http://{}{path}", self.authority))
+            .method(asked.method.clone())
+            .uri(format!("http://{}{}", self.authority, asked.path))
             .header(http::header::AUTHORIZATION, format!("Bearer {}", self.token))
             .header(http::header::USER_AGENT, concat!("faultline/", env!("CARGO_PKG_VERSION")));
-        if body.is_some() {
-            request = request.header(http::header::CONTENT_TYPE, "application/json");
+        let trace = TraceContext::parse(&std::env::var("TRACEPARENT").unwrap_or_default());
+        let optional = [
+            (http::header::CONTENT_TYPE, asked.body.is_some().then_some("application/json")),
+            (http::header::IF_MATCH, asked.if_match),
+            (IDEMPOTENCY_KEY, asked.key.as_deref()),
+            (LAST_EVENT_ID, asked.last_event),
+            // What a pipeline's tracer sets for the commands that it runs.
+            (TRACEPARENT, Some(trace.as_str()).filter(|text| !text.is_empty())),
+        ];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                request = request.header(name, value);
+            }
         }
-        let request = request.body(Full::new(body.unwrap_or_default().into()))?;
+        let request = request.body(Full::new(asked.body.clone().unwrap_or_default()))?;
         let response = self.http.request(request).await;
         let response =
             response.with_context(|| format!("reach the control plane at https://{}", self.authority))?;
@@ -112,19 +183,31 @@ impl Client {
         Err(refusal(status, &body).into())
     }
 
-    async fn typed<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> anyhow::Result<T> {
-        let response = self.send(method, path, body).await?;
-        let body = collect(response.into_body()).await?;
+    /// Asks, and asks again while the connection or the replica goes away, where that is safe.
+    async fn exchange(&self, asked: Asked<'_>) -> anyhow::Result<(HeaderMap, Bytes)> {
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..ATTEMPTS {
+            match self.attempt(&asked).await {
+                Err(error) if asked.is_safe_again(&error) => tokio::time::sleep(pause).await,
+                result => return result,
+            }
+            pause *= 2;
+        }
+        self.attempt(&asked).await
+    }
+
+    async fn attempt(&self, asked: &Asked<'_>) -> anyhow::Result<(HeaderMap, Bytes)> {
+        let (parts, body) = self.send(asked).await?.into_parts();
+        Ok((parts.headers, collect(body).await?))
+    }
+
+    async fn typed<T: DeserializeOwned>(&self, asked: Asked<'_>) -> anyhow::Result<T> {
+        let (_, body) = self.exchange(asked).await?;
         serde_json::from_slice(&body).context("read the control plane's answer")
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        self.typed(Method::GET, path, None).await
+        self.typed(Asked::new(Method::GET, path)).await
     }
 
     pub(crate) async fn post<B: Serialize, T: DeserializeOwned>(
@@ -132,7 +215,8 @@ impl Client {
         path: &str,
         body: &B,
     ) -> anyhow::Result<T> {
-        self.typed(Method::POST, path, Some(serde_json::to_vec(body)?)).await
+        let key = Some(self.next_key());
+        self.typed(Asked { key, ..Asked::new(Method::POST, path).with(body)? }).await
     }
 
     pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(
@@ -140,11 +224,45 @@ impl Client {
         path: &str,
         body: &B,
     ) -> anyhow::Result<T> {
-        self.typed(Method::PUT, path, Some(serde_json::to_vec(body)?)).await
+        self.typed(Asked::new(Method::PUT, path).with(body)?).await
+    }
+
+    /// A thing and its tag, where there is one of this name.
+    pub(crate) async fn tagged<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> anyhow::Result<Option<(T, String)>> {
+        let (headers, body) = match self.exchange(Asked::new(Method::GET, path)).await {
+            Ok(answer) => answer,
+            Err(error) => match error.downcast_ref::<Refused>() {
+                Some(Refused(details)) if details.status == 404 => return Ok(None),
+                _ => return Err(error),
+            },
+        };
+        let tag = headers.get(http::header::ETAG).and_then(|tag| tag.to_str().ok());
+        let tag = tag.context("the control plane's answer has no ETag")?.to_owned();
+        Ok(Some((serde_json::from_slice(&body).context("read the control plane's answer")?, tag)))
+    }
+
+    /// Stores over the thing as it had this tag; without one, whatever is there.
+    pub(crate) async fn put_if<B: Serialize>(
+        &self,
+        path: &str,
+        body: &B,
+        tag: Option<&str>,
+    ) -> anyhow::Result<()> {
+        let asked = Asked { if_match: tag, ..Asked::new(Method::PUT, path).with(body)? };
+        self.exchange(asked).await.map(drop)
+    }
+
+    /// Deletes the thing if it still has this tag.
+    pub(crate) async fn delete_if(&self, path: &str, tag: &str) -> anyhow::Result<()> {
+        let asked = Asked { if_match: Some(tag), ..Asked::new(Method::DELETE, path) };
+        self.exchange(asked).await.map(drop)
     }
 
     pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<()> {
-        self.send(Method::DELETE, path, None).await.map(drop)
+        self.exchange(Asked::new(Method::DELETE, path)).await.map(drop)
     }
 
     /// Every item of a paged list.
@@ -162,6 +280,17 @@ impl Client {
     }
 }
 
+/// Names this invocation, as nothing else is named.
+#[expect(clippy::disallowed_methods, reason = "a command makes its own ids")]
+fn invocation() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// The forward proxy of this process's environment.
+pub(crate) fn proxy() -> anyhow::Result<Option<certs::Proxy>> {
+    certs::Proxy::from_env(|name| std::env::var(name).ok()).map_err(|error| Misuse(error.to_string()).into())
+}
+
 async fn collect(body: Incoming) -> anyhow::Result<Bytes> {
     let collected = Limited::new(body, MAX_ANSWER).collect().await;
     Ok(collected.map_err(|e| anyhow::anyhow!("read the control plane's answer: {e}"))?.to_bytes())
@@ -169,8 +298,8 @@ async fn collect(body: Incoming) -> anyhow::Result<Bytes> {
 
 fn refusal(status: StatusCode, body: &[u8]) -> Refused {
     Refused(serde_json::from_slice(body).unwrap_or_else(|_| {
-        let code = proto::problem::ErrorCode::Internal;
-        let mut details = ProblemDetails::new(code, String::from_utf8_lossy(&body[..body.len().min(500)]));
+        let mut details =
+            ProblemDetails::new(ErrorCode::Internal, String::from_utf8_lossy(&body[..body.len().min(500)]));
         details.title = format!("the control plane answered {status}");
         details
     }))

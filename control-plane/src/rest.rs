@@ -2,9 +2,11 @@
 //! [`Centre`], says what it said; it decides nothing. Also the health page. Called by `run`.
 
 mod about;
+mod audit;
 mod auth;
 mod body;
 mod census;
+pub(crate) mod certificate;
 mod clusters;
 mod etag;
 mod experiments;
@@ -12,30 +14,37 @@ mod grants;
 mod halts;
 pub mod health;
 mod meter;
+mod once;
+mod operators;
 mod page;
 mod problem;
 mod runs;
 mod segment;
+mod serve;
+pub(crate) mod traced;
+mod watches;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Router, middleware};
-use certs::{Acceptor, ConnInfo, ServerConfig};
+use certs::{Acceptor, ServerConfig};
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, RefOr, Responses};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use meter::Meter;
+pub use serve::Patience;
+use watches::Watches;
 
 use crate::centre::Centre;
 
@@ -43,31 +52,36 @@ use crate::centre::Centre;
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// The longest a request may take, but for those that follow a run.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
-/// Runs followed at the same time on one replica.
-const MAX_WATCHES: usize = 512;
-/// How long requests under way have once the process is told to end.
-const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the routes stand on. Cheap to clone.
 #[derive(Debug, Clone)]
 struct Rest {
     centre: Centre,
-    watches: Arc<Semaphore>,
+    watches: Arc<Watches>,
     closing: CancellationToken,
+    /// Requests that are carried on though their caller is gone.
+    at_work: TaskTracker,
 }
 
 /// The API over a centre. Streams end when `closing` is cancelled.
 pub fn router(centre: Centre, meter: Meter, closing: CancellationToken) -> Router {
-    let rest = Rest { centre, watches: Arc::new(Semaphore::new(MAX_WATCHES)), closing };
+    with_work(centre, meter, closing, TaskTracker::new())
+}
+
+fn with_work(centre: Centre, meter: Meter, closing: CancellationToken, at_work: TaskTracker) -> Router {
+    let rest = Rest { centre, watches: Arc::default(), closing, at_work };
+    let once = middleware::from_fn_with_state(rest.clone(), once::once);
     let timeout = TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_WITHIN);
     let known = middleware::from_fn_with_state(rest.clone(), auth::authenticate);
-    let api: Router<Rest> = answers().layer(timeout).merge(streams()).route_layer(known).merge(open()).into();
+    let answers = answers().merge(makers().route_layer(once));
+    let api: Router<Rest> = answers.layer(timeout).merge(streams()).route_layer(known).merge(open()).into();
     let header = |name, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     api.with_state(rest)
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
         .layer(middleware::map_response(problem::normalise))
         .layer(header(CACHE_CONTROL, "no-store"))
         .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(middleware::from_fn(traced::trace))
         .layer(middleware::from_fn_with_state(meter, meter::measure))
 }
 
@@ -82,20 +96,30 @@ pub async fn serve(
     meter: Meter,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    let service = router(centre, meter, shutdown.clone()).into_make_service_with_connect_info::<ConnInfo>();
-    let server = axum::serve(Acceptor::new(listener, tls), service)
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let too_long = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(DRAIN_WITHIN).await;
-    };
-    tokio::select! {
-        served = server => served,
-        () = too_long => {
-            tracing::warn!(drain_ms = DRAIN_WITHIN.as_millis(), "requests were cut off");
-            Ok(())
-        }
+    serve_with(listener, tls, centre, meter, shutdown, Patience::default()).await
+}
+
+/// As [`serve`], with other bounds on what a client may take.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_with(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    centre: Centre,
+    meter: Meter,
+    shutdown: CancellationToken,
+    patience: Patience,
+) -> std::io::Result<()> {
+    let at_work = TaskTracker::new();
+    let router = with_work(centre, meter, shutdown.clone(), at_work.clone());
+    serve::serve(Acceptor::new(listener, tls), router, patience, shutdown).await;
+    at_work.close();
+    // What is carried on without its caller has the same time.
+    if tokio::time::timeout(patience.drain_within, at_work.wait()).await.is_err() {
+        tracing::warn!(requests = at_work.len(), "requests were left at work");
     }
+    Ok(())
 }
 
 /// The description of the API, generated from its routes.
@@ -106,10 +130,25 @@ pub fn openapi() -> OpenApi {
         .description(Some("Every error is an application/problem+json with all mistakes of the document."));
     let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
     let mut openapi = OpenApiBuilder::new().info(about.build()).build();
-    openapi.merge(answers().merge(streams()).merge(open()).into_openapi());
+    openapi.merge(answers().merge(makers()).merge(streams()).merge(open()).into_openapi());
     openapi.components.get_or_insert_default().add_security_scheme("bearer", bearer);
     openapi.security = Some(vec![SecurityRequirement::new("bearer", Vec::<String>::new())]);
+    for item in openapi.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            errors_are_problems(&mut operation.responses);
+        }
+    }
     openapi
+}
+
+/// Every error has one media type, said in one place.
+fn errors_are_problems(responses: &mut Responses) {
+    if let Some(RefOr::T(error)) = responses.responses.get_mut("default")
+        && let Some(content) = error.content.swap_remove("application/json")
+    {
+        error.content.insert(problem::PROBLEM_JSON.to_owned(), content);
+    }
 }
 
 /// Routes with one answer, for known callers.
@@ -117,7 +156,9 @@ fn answers() -> OpenApiRouter<Rest> {
     OpenApiRouter::default()
         .routes(routes!(about::whoami))
         .routes(routes!(about::list_faults))
-        .routes(routes!(about::list_audit))
+        .routes(routes!(audit::list_audit))
+        .routes(routes!(audit::list_checkpoints))
+        .routes(routes!(audit::get_ca))
         .routes(routes!(experiments::list_experiments))
         .routes(routes!(
             experiments::get_experiment,
@@ -126,15 +167,28 @@ fn answers() -> OpenApiRouter<Rest> {
         ))
         .routes(routes!(grants::list_grants))
         .routes(routes!(grants::get_grant, grants::put_grant, grants::delete_grant))
-        .routes(routes!(runs::list_runs, runs::create_run))
+        .routes(routes!(runs::list_runs))
         .routes(routes!(runs::get_run, runs::delete_run))
         .routes(routes!(runs::stop_run))
-        .routes(routes!(halts::list_halts, halts::set_halt))
+        .routes(routes!(halts::list_halts))
         .routes(routes!(halts::resume_halt))
-        .routes(routes!(clusters::list_clusters, clusters::invite_cluster))
+        .routes(routes!(operators::list_operators))
+        .routes(routes!(operators::get_operator, operators::revoke_operator))
+        .routes(routes!(clusters::list_clusters))
         .routes(routes!(clusters::get_cluster, clusters::remove_cluster))
         .routes(routes!(clusters::accept_cluster))
         .routes(routes!(clusters::revoke_cluster))
+}
+
+/// Routes that make something: once for each idempotency key.
+fn makers() -> OpenApiRouter<Rest> {
+    OpenApiRouter::default()
+        .routes(routes!(runs::create_run))
+        .routes(routes!(halts::set_halt))
+        .routes(routes!(clusters::invite_cluster))
+        .routes(routes!(clusters::replace_cluster))
+        .routes(routes!(operators::create_operator))
+        .routes(routes!(operators::rotate_operator))
 }
 
 /// Routes that go on answering, for known callers.

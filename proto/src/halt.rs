@@ -31,7 +31,7 @@ pub struct Halt {
 
 /// What a halt stops. The widest is the default on doubt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase", tag = "type")]
+#[serde(tag = "type")]
 pub enum HaltScope {
     /// Every cluster.
     Fleet,

@@ -12,6 +12,7 @@ use crate::cluster::{ClusterSpec, ClusterState, ClusterStatus};
 use crate::grant::GrantSpec;
 use crate::halt::{Halt, HaltLevel, HaltScope};
 use crate::ids::ClusterId;
+use crate::operator::Role;
 use crate::plan::ClusterPlan;
 use crate::run::{RunRecord, RunSpec};
 use crate::status::RunSummary;
@@ -41,6 +42,9 @@ pub struct ExperimentView {
     pub spec: Value,
     /// SHA-256 of the spec.
     pub hash: String,
+    /// Whose declarations it is part of (`faultline apply --owner`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// `POST /v1/runs`
@@ -130,6 +134,33 @@ pub struct HaltView {
     pub clusters: BTreeMap<String, HaltLevel>,
 }
 
+/// A stop or a halt that was taken: in force, whether the store has it yet or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Taken<T> {
+    /// What it is about.
+    #[serde(flatten)]
+    pub view: T,
+    /// The store has it. If not, it is written as soon as the store can be reached.
+    #[serde(default = "yes")]
+    pub persisted: bool,
+    /// Who has it while the store does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<Reached>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Replicas of the centre beside the one that answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Reached {
+    /// That have it in memory and told their clusters.
+    pub told: u32,
+    /// That were alive when the store was last heard of. The others are told until they have it.
+    pub known: u32,
+}
+
 /// `POST /v1/clusters`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -140,6 +171,20 @@ pub struct InviteCluster {
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// Accept it as soon as it enrols.
+    #[serde(default)]
+    pub auto_accept: bool,
+    /// Token life, for example `30m`; at most 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<String>,
+}
+
+/// `POST /v1/clusters/{cluster}/replace`
+#[derive(
+    Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, utoipa::ToSchema,
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReplaceCluster {
+    /// Accept it as soon as it enrols; otherwise it must be accepted again.
     #[serde(default)]
     pub auto_accept: bool,
     /// Token life, for example `30m`; at most 24h.
@@ -185,6 +230,9 @@ pub struct GrantView {
     pub name: String,
     /// What it allows.
     pub spec: GrantSpec,
+    /// Whose declarations it is part of (`faultline apply --owner`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// Who the caller is.
@@ -192,8 +240,18 @@ pub struct GrantView {
 pub struct WhoAmI {
     /// The operator's name.
     pub name: String,
-    /// viewer, author, operator, approver, admin.
-    pub role: String,
+    /// What they may.
+    pub role: Role,
+}
+
+/// The CA's root certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CaView {
+    /// PEM.
+    pub bundle_pem: String,
+    /// `sha256/` and the hash of its key, as in join tokens.
+    pub pin: String,
 }
 
 /// One audit record.
@@ -215,6 +273,8 @@ pub struct AuditRecord {
     pub subject: String,
     /// `ok`, or the refusal's code.
     pub result: String,
-    /// SHA-256 of the record before, hex: one chain per replica.
+    /// `hash` of the record before, empty in the first: one chain per replica.
     pub previous: String,
+    /// SHA-256 of everything above, hex, as `audit::digest` encodes it.
+    pub hash: String,
 }

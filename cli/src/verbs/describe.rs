@@ -1,11 +1,14 @@
 //! `faultline describe`: everything known of one thing.
 
-use proto::rest::{ClusterView, RunView};
+use proto::assignment::Observed;
+use proto::injection::InjectionStatus;
+use proto::rest::{ClusterView, RunCluster, RunView};
 
 use crate::args::{DescribeArgs, Described, Form};
 use crate::client::{Client, segment};
 use crate::exit::Exit;
 use crate::output::{self, word};
+use crate::verbs::watch::progress;
 
 pub(crate) async fn run(client: &Client, form: Form, args: &DescribeArgs) -> anyhow::Result<Exit> {
     match args.noun {
@@ -24,37 +27,48 @@ pub(crate) async fn run(client: &Client, form: Form, args: &DescribeArgs) -> any
 /// A run in full, in the asked form.
 pub(crate) fn print_run(form: Form, view: &RunView) -> anyhow::Result<()> {
     match form {
-        Form::Json => return output::data(&serde_json::to_string_pretty(view)?),
-        Form::Yaml => return output::data(&serde_saphyr::to_string(view)?),
-        Form::Table => {}
+        Form::Json => output::data(&serde_json::to_string_pretty(view)?),
+        Form::Yaml => output::data(&serde_saphyr::to_string(view)?),
+        Form::Table => output::data(&run_text(view)),
     }
-    let summary = &view.summary;
-    output::data(&format!("Run      {} ({})", view.record.name, summary.id))?;
-    output::data(&format!("Phase    {}", word(&summary.phase)))?;
-    let outcome = summary.outcome.as_ref().map_or_else(|| "-".to_owned(), word);
-    output::data(&format!("Outcome  {outcome} {}", summary.reason))?;
-    output::data(&format!("Verdict  {}", word(&summary.verdict)))?;
-    let until = summary.residue_resolves_at.map_or_else(String::new, |t| format!(" until {t}"));
-    output::data(&format!("Residue  {}{until}", word(&summary.residue)))?;
-    if !summary.message.is_empty() {
-        output::data(&format!("Message  {}", summary.message))?;
-    }
-    for refusal in &summary.refusals {
-        output::data(&format!(
-            "  {}: {}; by the {}: {}",
-            refusal.code, refusal.message, refusal.whose, refusal.cure
-        ))?;
-    }
-    let rows: Vec<_> = view.clusters.iter().map(cluster_row).collect();
-    if !rows.is_empty() {
-        let head = ["CLUSTER", "PHASE", "OUTCOME", "VERDICT", "RESIDUE", "INJECTED", "REVERTED", "REASON"];
-        output::data(&output::table(&head, rows))?;
-    }
-    print_probes(view)?;
-    print_injections(view)
 }
 
-fn cluster_row(cluster: &proto::rest::RunCluster) -> Vec<String> {
+/// A run for people.
+pub(crate) fn run_text(view: &RunView) -> String {
+    let summary = &view.summary;
+    let outcome = summary.outcome.as_ref().map_or_else(|| "-".to_owned(), word);
+    let until = summary.residue_resolves_at.map_or_else(String::new, |t| format!(" until {t}"));
+    let mut parts = vec![
+        format!("Run      {} ({})", view.record.name, summary.id),
+        format!("Phase    {}", word(&summary.phase)),
+        format!("Outcome  {outcome} {}", summary.reason).trim_end().to_owned(),
+        format!("Verdict  {}", word(&summary.verdict)),
+        format!("Residue  {}{until}", word(&summary.residue)),
+    ];
+    if !summary.message.is_empty() {
+        parts.push(format!("Message  {}", summary.message));
+    }
+    parts.extend(summary.refusals.iter().map(|refusal| {
+        format!("  {}: {}; by the {}: {}", refusal.code, refusal.message, refusal.whose, refusal.cure)
+    }));
+    let tables = [
+        (
+            ["CLUSTER", "PHASE", "OUTCOME", "VERDICT", "RESIDUE", "INJECTED", "REVERTED", "REASON"]
+                .as_slice(),
+            view.clusters.iter().map(cluster_row).collect(),
+        ),
+        (&["CLUSTER", "PROBE", "STAGE", "GOOD", "BAD", "MEDIAN", "MAX"], probe_rows(view)),
+        (
+            &["CLUSTER", "INJECTION", "TARGET", "PHASE", "ENDED BY", "EFFECT", "BACKEND", "MESSAGE"],
+            injection_rows(view),
+        ),
+    ];
+    let filled = tables.into_iter().filter(|(_, rows): &(_, Vec<_>)| !rows.is_empty());
+    parts.extend(filled.map(|(head, rows)| output::table(head, rows)));
+    parts.join("\n")
+}
+
+fn cluster_row(cluster: &RunCluster) -> Vec<String> {
     let Some(o) = &cluster.observed else {
         let silent = if cluster.connected { "Pending" } else { "Unknown" };
         return vec![
@@ -80,7 +94,7 @@ fn cluster_row(cluster: &proto::rest::RunCluster) -> Vec<String> {
     ]
 }
 
-fn print_probes(view: &RunView) -> anyhow::Result<()> {
+fn probe_rows(view: &RunView) -> Vec<Vec<String>> {
     let ms = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
     let mut rows = Vec::new();
     for cluster in &view.clusters {
@@ -98,34 +112,25 @@ fn print_probes(view: &RunView) -> anyhow::Result<()> {
             }
         }
     }
-    if rows.is_empty() {
-        return Ok(());
-    }
-    output::data(&output::table(&["CLUSTER", "PROBE", "STAGE", "GOOD", "BAD", "MEDIAN", "MAX"], rows))
+    rows
 }
 
-fn print_injections(view: &RunView) -> anyhow::Result<()> {
-    let mut rows = Vec::new();
-    for cluster in &view.clusters {
-        for injection in cluster.observed.iter().flat_map(|o| &o.injections) {
-            rows.push(vec![
-                cluster.name.clone(),
-                injection.id.to_string(),
-                word(&injection.phase),
-                injection.reason.as_ref().map_or_else(|| "-".to_owned(), word),
-                injection.effect.as_ref().map_or_else(|| "-".to_owned(), word),
-                injection.backend.clone(),
-                injection.message.clone(),
-            ]);
-        }
-    }
-    if rows.is_empty() {
-        return Ok(());
-    }
-    output::data(&output::table(
-        &["CLUSTER", "INJECTION", "PHASE", "ENDED BY", "EFFECT", "BACKEND", "MESSAGE"],
-        rows,
-    ))
+fn injection_rows(view: &RunView) -> Vec<Vec<String>> {
+    let row = |cluster: &RunCluster, observed: &Observed, injection: &InjectionStatus| {
+        vec![
+            cluster.name.clone(),
+            progress::short(injection.id.as_str()).to_owned(),
+            progress::target(observed, injection),
+            word(&injection.phase),
+            injection.reason.as_ref().map_or_else(|| "-".to_owned(), word),
+            injection.effect.as_ref().map_or_else(|| "-".to_owned(), word),
+            injection.backend.clone(),
+            injection.message.clone(),
+        ]
+    };
+    let seen = view.clusters.iter().filter_map(|cluster| Some((cluster, cluster.observed.as_ref()?)));
+    seen.flat_map(|(cluster, observed)| observed.injections.iter().map(move |i| row(cluster, observed, i)))
+        .collect()
 }
 
 fn print_cluster(form: Form, view: &ClusterView) -> anyhow::Result<()> {
@@ -146,9 +151,19 @@ fn print_cluster(form: Form, view: &ClusterView) -> anyhow::Result<()> {
         "Ceiling  {}",
         if inventory.has_ceiling { "present" } else { "absent: nothing is allowed here" }
     ))?;
+    if inventory.api_faults_only {
+        output::data("Daemons  none installed: only faults on Kubernetes objects can be made here")?;
+    }
+    if inventory.skipped_pods > 0 {
+        output::data(&format!("Skipped  {} pods that no daemon can reach into", inventory.skipped_pods))?;
+    }
     let rows = inventory.nodes.iter().map(|n| {
-        let daemon = if n.daemon { "connected" } else { "absent" };
-        vec![n.name.clone(), daemon.to_owned(), n.missing.join(", ")]
+        let daemon = match (n.daemon, n.skipped.as_str()) {
+            (true, _) => "connected".to_owned(),
+            (false, "") => "absent".to_owned(),
+            (false, why) => format!("skipped: the node {why}"),
+        };
+        vec![n.name.clone(), daemon, n.missing.join(", ")]
     });
     output::data(&output::table(&["NODE", "DAEMON", "MISSING"], rows.collect()))
 }

@@ -39,32 +39,45 @@ impl Centre {
         let ttl = token_ttl(request.ttl.as_deref())?;
         let now = self.inner.clock.now();
         let (spec, txn) = self.invited(&name, request.labels, now)?;
-        let token = JoinToken::generate(
-            self.inner.enrol_advertise.clone(),
-            spec.id.as_str(),
-            self.inner.signer.pin(),
-            None,
-        )
-        .map_err(|error| Error::Internal(error.to_string()))?;
-        let expires_at = now
-            .checked_add(SignedDuration::try_from(ttl).unwrap_or_default())
-            .map_err(|error| Error::Internal(error.to_string()))?;
+        let (invitation, txn) = self.token_for(&spec, ttl, request.auto_accept, txn)?;
+        let object = Object::ClusterSpec(spec);
+        let txn = txn.put(codec::path(&object.key())?, codec::encode(&object)?);
+        let revision = self.inner.store.txn(txn).await?.committed()?;
+        self.inner.cache.seen(revision).await;
+        Ok(invitation)
+    }
+
+    /// A new join token for this member, and its record in the transaction.
+    pub(super) fn token_for(
+        &self,
+        spec: &ClusterSpec,
+        ttl: Duration,
+        auto_accept: bool,
+        txn: Txn,
+    ) -> Result<(Invitation, Txn), Error> {
+        let internal = |error: String| Error::Internal(error);
+        let address = self.inner.enrol_advertise.clone();
+        let token = JoinToken::generate(address, spec.id.as_str(), self.inner.signer.pin(), None)
+            .map_err(|error| internal(error.to_string()))?;
+        let ttl = SignedDuration::try_from(ttl).unwrap_or_default();
+        let expires_at =
+            self.inner.clock.now().checked_add(ttl).map_err(|error| internal(error.to_string()))?;
         let record = TokenRecord {
             cluster: spec.id.clone(),
             secret: token.secret.hash(),
             expires_at,
-            auto_accept: request.auto_accept,
+            auto_accept,
             used: None,
         };
-        let value = serde_json::to_vec(&record).map_err(|error| Error::Internal(error.to_string()))?;
-        let (cluster, name) = (spec.id.clone(), spec.name.clone());
-        let object = Object::ClusterSpec(spec);
-        let txn = txn
-            .put(codec::path(&object.key())?, codec::encode(&object)?)
-            .put(codec::token_path(&token.id.to_string())?, value);
-        let revision = self.inner.store.txn(txn).await?.committed()?;
-        self.inner.cache.seen(revision).await;
-        Ok(Invitation { cluster, name, token: token.reveal(), expires_at })
+        let value = serde_json::to_vec(&record).map_err(|error| internal(error.to_string()))?;
+        let txn = txn.put(codec::token_path(&token.id.to_string())?, value);
+        let invitation = Invitation {
+            cluster: spec.id.clone(),
+            name: spec.name.clone(),
+            token: token.reveal(),
+            expires_at,
+        };
+        Ok((invitation, txn))
     }
 
     /// The member to be invited, and what must hold for it.
@@ -207,7 +220,7 @@ impl Centre {
         Err(Error::Conflict(format!("cluster {name} keeps changing: try again")))
     }
 
-    fn cluster_id(&self, name: &str) -> Result<ClusterId, Error> {
+    pub(super) fn cluster_id(&self, name: &str) -> Result<ClusterId, Error> {
         self.inner
             .cache
             .read(|state: &State| state.cluster_by_name_or_id(name))
@@ -234,34 +247,14 @@ fn view(entry: &ClusterEntry) -> Option<ClusterView> {
 }
 
 fn check(request: &InviteCluster) -> Result<Name, Error> {
-    let mut problems = Vec::new();
-    for (key, value) in &request.labels {
-        let fit = |text: &str| {
-            text.len() <= 63 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
-        };
-        if key.is_empty() || !fit(key) || !fit(value) {
-            problems.push(Problem::new(
-                format!("labels.{key}"),
-                "use at most 63 letters, digits, '-', '_', '.' and '/'",
-            ));
-        }
-    }
+    let problems = proto::validate::member(&request.name, &request.labels);
     match request.name.parse::<Name>() {
-        Ok(name) if problems.is_empty() && name.as_str().len() <= 63 => Ok(name),
-        Ok(name) => {
-            if name.as_str().len() > 63 {
-                problems.push(Problem::new("name", "at most 63 characters"));
-            }
-            Err(Problems(problems).into())
-        }
-        Err(error) => {
-            problems.push(Problem::new("name", error.to_string()));
-            Err(Problems(problems).into())
-        }
+        Ok(name) if problems.is_empty() => Ok(name),
+        _ => Err(Problems(problems).into()),
     }
 }
 
-fn token_ttl(text: Option<&str>) -> Result<Duration, Error> {
+pub(super) fn token_ttl(text: Option<&str>) -> Result<Duration, Error> {
     let Some(text) = text else { return Ok(TOKEN_TTL) };
     let problem = |message: String| Error::Invalid(Problems(vec![Problem::new("ttl", message)]));
     match Span::written(text).ms() {

@@ -6,10 +6,47 @@ use proto::problem::{Problem, Problems};
 use proto::rest::{ExperimentView, GrantView};
 use serde_json::Value;
 
+use super::expected::{Change, Expected, tag_of};
 use super::{Caller, Centre, Error, Role};
 use crate::driver::codec;
-use crate::engine::object::{CENTRAL, ExperimentKey, Object, ObjectKey, StoredExperiment};
-use crate::store::{Compare, Txn};
+use crate::engine::object::{
+    CENTRAL, ExperimentKey, Object, ObjectKey, StoredExperiment, StoredGrant, Versioned,
+};
+use crate::store::Entry;
+
+/// What is to be stored: a spec, and whose declarations it is part of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Definition {
+    /// As written.
+    pub spec: Value,
+    /// The owner from now on; without one, what is known stays.
+    pub owner: Option<String>,
+}
+
+impl From<Value> for Definition {
+    fn from(spec: Value) -> Self {
+        Self { spec, owner: None }
+    }
+}
+
+/// The owner after a put: a thing that is another's is never taken.
+fn owner_after(
+    what: &str,
+    name: &Name,
+    old: Option<String>,
+    wanted: Option<String>,
+) -> Result<Option<String>, Error> {
+    let Some(wanted) = wanted else { return Ok(old) };
+    if let Err(error) = wanted.parse::<Name>() {
+        return Err(Problems(vec![Problem::new("owner", format!("{error}"))]).into());
+    }
+    match old {
+        Some(old) if old != wanted => Err(Error::Conflict(format!(
+            "{what} {name} is owned by {old}: {wanted} may not change it; delete it first to hand it over"
+        ))),
+        _ => Ok(Some(wanted)),
+    }
+}
 
 fn name_of(text: &str) -> Result<Name, Error> {
     text.parse().map_err(|error| Problems(vec![Problem::new("metadata.name", format!("{error}"))]).into())
@@ -26,23 +63,24 @@ fn view_of(key: &ExperimentKey, stored: &StoredExperiment) -> ExperimentView {
         namespace: key.1.clone(),
         spec: stored.spec.clone(),
         hash: stored.hash.clone(),
+        owner: stored.owner.clone(),
     }
 }
 
 impl Centre {
-    /// Stores an Experiment in the library; runs nothing. With `if_match` only over the spec of
-    /// that hash (`*`: over any). Needs author.
+    /// Stores an Experiment in the library where it is as expected; runs nothing. Its tag is the
+    /// hash of its spec. Needs author.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with every mistake; [`Error::Conflict`] when `if_match` does not hold.
+    /// [`Error::Invalid`] with every mistake; [`Error::Precondition`].
     pub async fn put_experiment(
         &self,
         caller: &Caller,
         name: &str,
-        spec: Value,
-        if_match: Option<&str>,
+        definition: impl Into<Definition>,
+        expected: &Expected,
     ) -> Result<ExperimentView, Error> {
-        let result = self.put_experiment_inner(caller, name, spec, if_match).await;
+        let result = self.put_experiment_inner(caller, name, definition.into(), expected).await;
         self.note(caller, "experiment.put", name, &result);
         result
     }
@@ -51,8 +89,8 @@ impl Centre {
         &self,
         caller: &Caller,
         name: &str,
-        spec: Value,
-        if_match: Option<&str>,
+        Definition { spec, owner }: Definition,
+        expected: &Expected,
     ) -> Result<ExperimentView, Error> {
         caller.require(Role::Author)?;
         let name = name_of(name)?;
@@ -60,28 +98,30 @@ impl Centre {
         let hash = proto::hash::of_json(&spec).map_err(|error| Error::Internal(error.to_string()))?;
         let key = library_key(name.as_str());
         let path = codec::path(&ObjectKey::Experiment(key.clone()))?;
-        let old = self.inner.store.get(&path).await?;
-        let old_record: Option<StoredExperiment> =
-            old.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok());
-        check_match(if_match, old_record.as_ref().map(|old| old.hash.as_str()))?;
-        let stored = match old_record {
-            Some(old) if old.hash == hash => return Ok(view_of(&key, &old)),
-            old => StoredExperiment {
-                spec,
-                hash,
-                generation: old.map_or(1, |old| old.generation + 1),
-                uid: String::new(),
-                author: caller.name.clone(),
-                stored_at: self.inner.clock.now(),
-            },
-        };
-        let view = view_of(&key, &stored);
-        let value = codec::encode(&Object::Experiment(key, stored))?;
-        let revision = old.map_or(0, |entry| entry.mod_revision);
-        let txn = Txn::new().when(Compare::ModRevision(path.clone(), revision)).put(path, value);
-        let revision = self.inner.store.txn(txn).await?.committed()?;
-        self.inner.cache.seen(revision).await;
-        Ok(view)
+        let now = self.inner.clock.now();
+        self.change_key(&path, |entry| {
+            let old = entry.and_then(stored_experiment);
+            expected.check(old.as_ref().map(|old| old.hash.as_str()))?;
+            let known = old.as_ref().and_then(|old| old.owner.clone());
+            let owner = owner_after("experiment", &name, known, owner.clone())?;
+            let stored = match old {
+                Some(old) if old.hash == hash && old.owner == owner => {
+                    return Ok((Change::Keep, view_of(&key, &old)));
+                }
+                old => StoredExperiment {
+                    spec: spec.clone(),
+                    hash: hash.clone(),
+                    generation: old.map_or(1, |old| old.generation + 1),
+                    uid: String::new(),
+                    author: caller.name.clone(),
+                    stored_at: now,
+                    owner,
+                },
+            };
+            let view = view_of(&key, &stored);
+            Ok((Change::Put(codec::encode(&Object::Experiment(key.clone(), stored))?), view))
+        })
+        .await
     }
 
     /// An Experiment: of the library by name, of a member as `origin/namespace/name`. Needs viewer.
@@ -111,39 +151,66 @@ impl Centre {
         }))
     }
 
-    /// Deletes an Experiment of the library; runs made from it are not touched. Needs author.
+    /// Deletes an Experiment of the library where it is as expected; runs made from it are not
+    /// touched. Needs author.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
-    pub async fn delete_experiment(&self, caller: &Caller, name: &str) -> Result<(), Error> {
+    /// [`Error::NotFound`], [`Error::Precondition`].
+    pub async fn delete_experiment(
+        &self,
+        caller: &Caller,
+        name: &str,
+        expected: &Expected,
+    ) -> Result<(), Error> {
         let result = async {
             caller.require(Role::Author)?;
-            self.delete("experiment", name, &ObjectKey::Experiment(library_key(name))).await
+            let key = ObjectKey::Experiment(library_key(name));
+            self.delete("experiment", name, &key, expected, |entry| Some(stored_experiment(entry)?.hash))
+                .await
         }
         .await;
         self.note(caller, "experiment.delete", name, &result);
         result
     }
 
-    /// Stores a Grant. Needs admin.
+    /// Stores a Grant where it is as expected. Its tag is the hash of its spec. Needs admin.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with every mistake.
-    pub async fn put_grant(&self, caller: &Caller, name: &str, spec: Value) -> Result<GrantView, Error> {
-        let result = self.put_grant_inner(caller, name, &spec).await;
+    /// [`Error::Invalid`] with every mistake; [`Error::Precondition`].
+    pub async fn put_grant(
+        &self,
+        caller: &Caller,
+        name: &str,
+        definition: impl Into<Definition>,
+        expected: &Expected,
+    ) -> Result<GrantView, Error> {
+        let result = self.put_grant_inner(caller, name, definition.into(), expected).await;
         self.note(caller, "grant.put", name, &result);
         result
     }
 
-    async fn put_grant_inner(&self, caller: &Caller, name: &str, spec: &Value) -> Result<GrantView, Error> {
+    async fn put_grant_inner(
+        &self,
+        caller: &Caller,
+        name: &str,
+        definition: Definition,
+        expected: &Expected,
+    ) -> Result<GrantView, Error> {
         caller.require(Role::Admin)?;
         let name = name_of(name)?;
-        let spec: GrantSpec = proto::validate::grant(spec)?;
-        let object = Object::Grant(name.to_string(), spec.clone());
-        let txn = Txn::new().put(codec::path(&object.key())?, codec::encode(&object)?);
-        let revision = self.inner.store.txn(txn).await?.committed()?;
-        self.inner.cache.seen(revision).await;
-        Ok(GrantView { name: name.to_string(), spec })
+        let spec: GrantSpec = proto::validate::grant(&definition.spec)?;
+        let path = codec::path(&ObjectKey::Grant(name.to_string()))?;
+        self.change_key(&path, |entry| {
+            expected.check(entry.and_then(grant_tag).as_deref())?;
+            let known = entry.and_then(stored_grant).and_then(|known| known.owner);
+            let owner = owner_after("grant", &name, known, definition.owner.clone())?;
+            let view = GrantView { name: name.to_string(), spec: spec.clone(), owner: owner.clone() };
+            let object = Object::Grant(name.to_string(), StoredGrant { spec: spec.clone(), owner });
+            let value = codec::encode(&object)?;
+            let same = entry.is_some_and(|entry| entry.value == value);
+            Ok((if same { Change::Keep } else { Change::Put(value) }, view))
+        })
+        .await
     }
 
     /// A Grant. Needs viewer.
@@ -162,45 +229,55 @@ impl Centre {
     pub fn grants(&self, caller: &Caller) -> Result<Vec<GrantView>, Error> {
         caller.require(Role::Viewer)?;
         Ok(self.inner.cache.read(|state| {
-            let view = |(name, grant): (&String, &crate::engine::object::Versioned<GrantSpec>)| GrantView {
+            let view = |(name, grant): (&String, &Versioned<StoredGrant>)| GrantView {
                 name: name.clone(),
-                spec: grant.value.clone(),
+                spec: grant.value.spec.clone(),
+                owner: grant.value.owner.clone(),
             };
             state.grants.iter().map(view).collect()
         }))
     }
 
-    /// Deletes a Grant; what runs already goes on. Needs admin.
+    /// Deletes a Grant where it is as expected; what runs already goes on. Needs admin.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
-    pub async fn delete_grant(&self, caller: &Caller, name: &str) -> Result<(), Error> {
+    /// [`Error::NotFound`], [`Error::Precondition`].
+    pub async fn delete_grant(&self, caller: &Caller, name: &str, expected: &Expected) -> Result<(), Error> {
         let result = async {
             caller.require(Role::Admin)?;
-            self.delete("grant", name, &ObjectKey::Grant(name.to_owned())).await
+            self.delete("grant", name, &ObjectKey::Grant(name.to_owned()), expected, grant_tag).await
         }
         .await;
         self.note(caller, "grant.delete", name, &result);
         result
     }
 
-    pub(super) async fn delete(&self, what: &'static str, name: &str, key: &ObjectKey) -> Result<(), Error> {
+    async fn delete(
+        &self,
+        what: &'static str,
+        name: &str,
+        key: &ObjectKey,
+        expected: &Expected,
+        tag: impl Fn(&Entry) -> Option<String>,
+    ) -> Result<(), Error> {
         let path = codec::path(key).map_err(|_| Error::not_found(what, name))?;
-        let txn = Txn::new().exists(&path).delete(&path);
-        match self.inner.store.txn(txn).await? {
-            crate::store::Outcome::Committed { revision } => {
-                self.inner.cache.seen(revision).await;
-                Ok(())
-            }
-            crate::store::Outcome::Conflict { .. } => Err(Error::not_found(what, name)),
-        }
+        self.change_key(&path, |entry| {
+            expected.check(entry.and_then(&tag).as_deref())?;
+            entry.map(|_| (Change::Delete, ())).ok_or_else(|| Error::not_found(what, name))
+        })
+        .await
     }
 }
 
-fn check_match(if_match: Option<&str>, current: Option<&str>) -> Result<(), Error> {
-    match (if_match, current) {
-        (None, _) | (Some("*"), Some(_)) => Ok(()),
-        (Some(wanted), Some(current)) if wanted.trim_matches('"') == current => Ok(()),
-        _ => Err(Error::Conflict("the experiment was changed meanwhile: read it again".to_owned())),
-    }
+fn stored_experiment(entry: &Entry) -> Option<StoredExperiment> {
+    serde_json::from_slice(&entry.value).ok()
+}
+
+fn stored_grant(entry: &Entry) -> Option<StoredGrant> {
+    serde_json::from_slice(&entry.value).ok()
+}
+
+fn grant_tag(entry: &Entry) -> Option<String> {
+    let spec: GrantSpec = serde_json::from_slice(&entry.value).ok()?;
+    Some(tag_of(&spec))
 }

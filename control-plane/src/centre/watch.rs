@@ -1,6 +1,7 @@
 //! A run as a stream of views: the first at once, then one for each change, the latest only.
 
 use futures::Stream;
+use proto::assignment::Residue;
 use proto::ids::RunId;
 use proto::rest::RunView;
 use proto::status::RunPhase;
@@ -32,6 +33,11 @@ impl Centre {
     }
 }
 
+/// Whether nothing more is to be expected of a run.
+pub(crate) fn is_over(view: &RunView) -> bool {
+    view.summary.phase == RunPhase::Finished && view.summary.residue != Residue::Unknown
+}
+
 struct Watch {
     centre: Centre,
     id: RunId,
@@ -48,8 +54,7 @@ impl Watch {
         loop {
             let now = self.centre.inner.cache.read(|state| view(state, &self.id, true))?;
             if self.last.as_ref() != Some(&now) {
-                self.over = now.summary.phase == RunPhase::Finished
-                    && now.summary.residue != proto::assignment::Residue::Unknown;
+                self.over = is_over(&now);
                 self.last = Some(now.clone());
                 return Some(now);
             }

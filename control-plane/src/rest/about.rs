@@ -1,5 +1,5 @@
-//! What the API says of itself and of its caller: whoami, the fault catalogue, the audit and the
-//! OpenAPI description.
+//! What the API says of itself and of its caller: whoami, the fault catalogue and the OpenAPI
+//! description.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use proto::catalogue::{ENTRIES, Entry};
 use proto::problem::{ErrorCode, ProblemDetails};
-use proto::rest::{AuditRecord, Page, WhoAmI};
+use proto::rest::{Page, WhoAmI};
 use serde_json::Value;
 
 use super::Rest;
@@ -29,21 +29,6 @@ pub(crate) async fn whoami(State(rest): State<Rest>, Known(caller): Known) -> Js
     responses((status = 200, body = Page<Value>), (status = "default", body = ProblemDetails)))]
 pub(crate) async fn list_faults(_: Known, wanted: Wanted) -> Json<Page<Entry>> {
     Json(wanted.page(ENTRIES.to_vec(), |entry| entry.kind.to_owned()))
-}
-
-/// Who did what, by replica and number.
-#[utoipa::path(get, path = "/v1/audit", params(Wanted), tag = "about",
-    responses((status = 200, body = Page<AuditRecord>), (status = "default", body = ProblemDetails)))]
-pub(crate) async fn list_audit(
-    State(rest): State<Rest>,
-    Known(caller): Known,
-    wanted: Wanted,
-) -> Result<Json<Page<AuditRecord>>, Refused> {
-    if wanted.after.as_ref().is_some_and(|after| !after.starts_with("audit/")) {
-        return Err(Refused::at("query.after", "this is no cursor of ours"));
-    }
-    let limit = wanted.limit();
-    Ok(Json(rest.centre.audit_page(&caller, wanted.after, limit).await?))
 }
 
 /// This description.

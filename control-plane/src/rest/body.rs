@@ -1,13 +1,14 @@
 //! Bodies, read strictly: every unknown field (with the nearest known name), wrong type and
 //! missing field at once. Used by the routes that take a document.
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::response::IntoResponse;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use proto::operator::{CreateOperator, RotateOperator};
 use proto::problem::{ErrorCode, Problem};
-use proto::rest::{CreateRun, InviteCluster, SetHalt};
+use proto::rest::{CreateRun, InviteCluster, ReplaceCluster, SetHalt};
 use proto::selector::ClusterSelector;
 use proto::strict;
 use serde::Deserialize;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::problem::Refused;
+use crate::centre::Definition;
 
 /// `PUT /v1/experiments/{name}` and `PUT /v1/grants/{name}`: the spec as in a manifest.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -23,6 +25,15 @@ pub(crate) struct PutSpec {
     /// Stored as written.
     #[schema(value_type = Object)]
     pub(crate) spec: Value,
+    /// Whose declarations it is part of; one that is another's is refused. Without it, what is known stays.
+    #[serde(default)]
+    pub(crate) owner: Option<String>,
+}
+
+impl From<PutSpec> for Definition {
+    fn from(put: PutSpec) -> Self {
+        Self { spec: put.spec, owner: put.owner }
+    }
 }
 
 /// A body with a known shape.
@@ -36,7 +47,8 @@ pub(crate) trait Document: DeserializeOwned {
 
 impl Document for PutSpec {
     fn schema() -> Value {
-        json!({ "type": "object", "properties": { "spec": { "type": "object" } }, "required": ["spec"] })
+        let owner = json!({ "type": ["string", "null"] });
+        json!({ "type": "object", "properties": { "spec": { "type": "object" }, "owner": owner }, "required": ["spec"] })
     }
 }
 
@@ -47,6 +59,24 @@ impl Document for CreateRun {
 }
 
 impl Document for InviteCluster {
+    fn schema() -> Value {
+        strict::schema_of::<Self>()
+    }
+}
+
+impl Document for ReplaceCluster {
+    fn schema() -> Value {
+        strict::schema_of::<Self>()
+    }
+}
+
+impl Document for CreateOperator {
+    fn schema() -> Value {
+        strict::schema_of::<Self>()
+    }
+}
+
+impl Document for RotateOperator {
     fn schema() -> Value {
         strict::schema_of::<Self>()
     }
@@ -64,12 +94,12 @@ impl Document for SetHalt {
         let text = json!({ "type": "string" });
         let kind = scope.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
         let fields: &[(&str, Value)] = match kind.as_str() {
-            "fleet" => &[],
-            "clusters" => &[("selector", strict::schema_of::<ClusterSelector>())],
-            "cluster" => &[("cluster", text)],
-            "namespace" => &[("cluster", text.clone()), ("namespace", text)],
+            "Fleet" => &[],
+            "Clusters" => &[("selector", strict::schema_of::<ClusterSelector>())],
+            "Cluster" => &[("cluster", text)],
+            "Namespace" => &[("cluster", text.clone()), ("namespace", text)],
             _ => {
-                let message = "write one of fleet, clusters, cluster, namespace";
+                let message = "write one of Fleet, Clusters, Cluster, Namespace";
                 return problems.push(Problem::new("scope.type", message));
             }
         };
@@ -89,20 +119,21 @@ pub(crate) struct Strict<T>(pub(crate) T);
 impl<T: Document, S: Send + Sync> FromRequest<S> for Strict<T> {
     type Rejection = Refused;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refused> {
         if !is_json(&request) {
             return Err(Refused::not_json());
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            match rejection.into_response().status() {
-                StatusCode::PAYLOAD_TOO_LARGE => {
-                    Refused::new(ErrorCode::TooLarge, "a request has at most 64 KiB")
-                }
-                _ => Refused::at("", "the body broke off"),
-            }
-        })?;
-        read(&bytes).map(Self).map_err(Refused::invalid)
+        read(&bytes(request.into_body()).await?).map(Self).map_err(Refused::invalid)
     }
+}
+
+/// The whole body.
+pub(crate) async fn bytes(body: Body) -> Result<Bytes, Refused> {
+    let request = Request::new(body);
+    Bytes::from_request(request, &()).await.map_err(|rejection| match rejection.into_response().status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Refused::new(ErrorCode::TooLarge, "a request has at most 64 KiB"),
+        _ => Refused::at("", "the body broke off"),
+    })
 }
 
 fn is_json(request: &Request) -> bool {
@@ -149,18 +180,18 @@ mod tests {
     #[test]
     fn a_scope_is_read_as_strictly_as_the_rest() {
         for (body, expected) in [
-            (r#"{"scope": {"type": "fleet"}}"#, vec![]),
+            (r#"{"scope": {"type": "Fleet"}}"#, vec![]),
             (
-                r#"{"scope": {"type": "fleets"}}"#,
-                vec!["scope.type: write one of fleet, clusters, cluster, namespace"],
+                r#"{"scope": {"type": "Fleets"}}"#,
+                vec!["scope.type: write one of Fleet, Clusters, Cluster, Namespace"],
             ),
-            (r#"{"scope": 3}"#, vec!["scope.type: write one of fleet, clusters, cluster, namespace"]),
+            (r#"{"scope": 3}"#, vec!["scope.type: write one of Fleet, Clusters, Cluster, Namespace"]),
             (
-                r#"{"scope": {"type": "cluster", "cluser": "c1"}}"#,
+                r#"{"scope": {"type": "Cluster", "cluser": "c1"}}"#,
                 vec!["scope.cluser: unknown field; did you mean cluster?", "scope.cluster: missing"],
             ),
             (
-                r#"{"scope": {"type": "fleet", "cluster": "c1"}}"#,
+                r#"{"scope": {"type": "Fleet", "cluster": "c1"}}"#,
                 vec!["scope.cluster: unknown field; known here: type"],
             ),
         ] {

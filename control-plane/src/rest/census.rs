@@ -8,7 +8,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
-use proto::assignment::Outcome;
+use proto::assignment::{Outcome, Residue};
 use proto::status::RunPhase;
 
 use crate::centre::Centre;
@@ -35,6 +35,10 @@ struct Counts {
     phases: BTreeMap<RunPhase, i64>,
     outcomes: Vec<(Outcome, i64)>,
     halts: i64,
+    residue: [i64; 2],
+    active: i64,
+    latched: i64,
+    replicas: i64,
 }
 
 impl Counts {
@@ -46,7 +50,14 @@ impl Counts {
             outcomes: OUTCOMES.map(|outcome| (outcome, 0)).to_vec(),
             ..Self::default()
         };
+        let observed = state.runs.values().flat_map(|run| run.observed.values());
+        counts.active = observed.map(|said| i64::from(said.value.observed.counts.active)).sum();
         for summary in state.runs.values().filter_map(|run| run.summary.as_ref()) {
+            match summary.value.residue {
+                Residue::Clean => {}
+                Residue::Unknown => counts.residue[0] += 1,
+                Residue::Dirty => counts.residue[1] += 1,
+            }
             *counts.phases.entry(summary.value.phase).or_default() += 1;
             let Some(outcome) = summary.value.outcome else {
                 continue;
@@ -58,6 +69,8 @@ impl Counts {
         let latched = centre.inner.latch.halts();
         let ids: BTreeSet<_> = state.halts.keys().chain(latched.iter().map(|halt| &halt.id)).collect();
         counts.halts = number(ids.len());
+        counts.latched = number(centre.inner.latch.count());
+        counts.replicas = number(state.replicas.len());
         counts
     }
 }
@@ -74,6 +87,9 @@ impl Collector for Census {
             ("clusters", "members, invited ones included.", counts.clusters),
             ("clusters_connected", "members with a live session on any replica.", counts.connected),
             ("halts", "halts in force.", counts.halts),
+            ("injections_active", "injections that agents read back as made.", counts.active),
+            ("latched", "stops and halts in memory that the store does not show yet.", counts.latched),
+            ("replicas", "live replicas, this one included.", counts.replicas),
             ("store_up", "whether the last probe of the store was answered.", store_up),
         ];
         for (name, help, value) in plain {
@@ -83,6 +99,9 @@ impl Collector for Census {
         let phases =
             PHASES.map(|phase| (format!("{phase:?}"), counts.phases.get(&phase).copied().unwrap_or(0)));
         family(&mut encoder, "runs", "runs on record by phase.", "phase", &phases)?;
+        let residue = [("Unknown".to_owned(), counts.residue[0]), ("Dirty".to_owned(), counts.residue[1])];
+        let help = "runs that left something (Dirty), or of which that is not known (Unknown).";
+        family(&mut encoder, "runs_with_residue", help, "state", &residue)?;
         let outcomes: Vec<_> =
             counts.outcomes.iter().map(|(outcome, count)| (format!("{outcome:?}"), *count)).collect();
         family(

@@ -4,11 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use proto::problem::ProblemDetails;
-use proto::rest::{ClusterView, Invitation, InviteCluster, Page};
+use proto::rest::{ClusterView, Invitation, InviteCluster, Page, ReplaceCluster};
 
 use super::Rest;
 use super::auth::Known;
 use super::body::Strict;
+use super::once::OnceKey;
 use super::page::Wanted;
 use super::problem::Refused;
 use super::segment::Segment;
@@ -26,6 +27,7 @@ pub(crate) async fn list_clusters(
 
 /// Makes a member and its join token, which is shown this once.
 #[utoipa::path(post, path = "/v1/clusters", request_body = InviteCluster, tag = "clusters",
+    params(OnceKey),
     responses((status = 201, body = Invitation), (status = "default", body = ProblemDetails)))]
 pub(crate) async fn invite_cluster(
     State(rest): State<Rest>,
@@ -56,6 +58,21 @@ pub(crate) async fn accept_cluster(
     Segment(cluster): Segment,
 ) -> Result<Json<ClusterView>, Refused> {
     Ok(Json(rest.centre.accept_cluster(&caller, &cluster).await?))
+}
+
+/// A new join token for a member that was built anew under its old name: its certificates are refused from now on,
+/// what it was doing is stopped. The token is shown this once.
+#[utoipa::path(post, path = "/v1/clusters/{cluster}/replace", request_body = ReplaceCluster, tag = "clusters",
+    params(("cluster" = String, Path), OnceKey),
+    responses((status = 201, body = Invitation), (status = "default", body = ProblemDetails)))]
+pub(crate) async fn replace_cluster(
+    State(rest): State<Rest>,
+    Known(caller): Known,
+    Segment(cluster): Segment,
+    Strict(request): Strict<ReplaceCluster>,
+) -> Result<(StatusCode, Json<Invitation>), Refused> {
+    let invitation = rest.centre.replace_cluster(&caller, &cluster, request).await?;
+    Ok((StatusCode::CREATED, Json(invitation)))
 }
 
 /// Refuses a member's certificates and closes its session.

@@ -1,54 +1,45 @@
-//! Strong entity tags of Experiments and Grants, made of their content. Used by their routes.
+//! Strong entity tags and the preconditions on them (RFC 9110, 13.1). The one place that reads and
+//! writes these headers; the centre compares, in the transaction that writes. Used by the routes
+//! of things that people change.
 
 use axum::Json;
+use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
 use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use proto::problem::ErrorCode;
 use serde::Serialize;
 
 use super::problem::Refused;
+use crate::centre::Expected;
 
-/// What a request expects of the thing it changes.
+/// What a request that changes a thing expects of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Expected {
-    /// Nothing.
-    Anything,
-    /// That it exists.
-    Exists,
-    /// One of these tags, without their quotes.
-    OneOf(Vec<String>),
+pub(crate) struct IfMatch(pub(crate) Expected);
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        expected(&parts.headers).map(Self)
+    }
 }
 
-impl Expected {
-    /// From `If-Match`. Weak tags never match, so they are not taken up.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
-        match tags(headers, &IF_MATCH) {
-            None => Self::Anything,
-            Some(tags) if tags == ["*"] => Self::Exists,
-            Some(tags) => Self::OneOf(
-                tags.iter()
-                    .filter_map(|tag| tag.strip_prefix('"')?.strip_suffix('"'))
-                    .map(str::to_owned)
-                    .collect(),
-            ),
-        }
+/// Weak tags never match, so `If-Match` does not take them up.
+fn expected(headers: &HeaderMap) -> Result<Expected, Refused> {
+    match (tags(headers, &IF_MATCH), tags(headers, &IF_NONE_MATCH)) {
+        (None, None) => Ok(Expected::Anything),
+        (Some(tags), None) if tags == ["*"] => Ok(Expected::Exists),
+        (Some(tags), None) => Ok(Expected::OneOf(strong(&tags))),
+        (None, Some(tags)) if tags == ["*"] => Ok(Expected::Absent),
+        (None, Some(tags)) => Ok(Expected::NoneOf(strong(&tags))),
+        (Some(_), Some(_)) => Err(Refused::at("header.If-None-Match", "give this or If-Match, not both")),
     }
+}
 
-    pub(crate) fn is_conditional(&self) -> bool {
-        *self != Self::Anything
-    }
-
-    /// Refuses unless the thing, with this tag where it exists, is as expected.
-    pub(crate) fn check(&self, current: Option<&str>) -> Result<(), Refused> {
-        let holds = match (self, current) {
-            (Self::Anything, _) | (Self::Exists, Some(_)) => true,
-            (Self::OneOf(tags), Some(current)) => tags.iter().any(|tag| tag == current),
-            (Self::Exists | Self::OneOf(_), None) => false,
-        };
-        let message = "it is not what If-Match says: read it again";
-        if holds { Ok(()) } else { Err(Refused::new(ErrorCode::PreconditionFailed, message)) }
-    }
+fn strong(tags: &[&str]) -> Vec<String> {
+    let unquoted = |tag: &&str| tag.strip_prefix('"')?.strip_suffix('"').map(str::to_owned);
+    tags.iter().filter_map(unquoted).collect()
 }
 
 fn tags<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Vec<&'a str>> {
@@ -57,15 +48,22 @@ fn tags<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Vec<&'a str>> {
     (!lines.is_empty()).then(|| lines.iter().flat_map(split).filter(|tag| !tag.is_empty()).collect())
 }
 
+/// The thing with its tag.
+pub(crate) fn tagged<T: Serialize>(tag: &str, thing: T) -> Response {
+    with_tag(tag, Json(thing).into_response())
+}
+
 /// The thing with its tag, or 304 where the caller has it.
-pub(crate) fn tagged<T: Serialize>(headers: &HeaderMap, tag: &str, thing: T) -> Response {
+pub(crate) fn unless_known<T: Serialize>(headers: &HeaderMap, tag: &str, thing: T) -> Response {
     let quoted = format!("\"{tag}\"");
-    let had = tags(headers, &IF_NONE_MATCH).is_some_and(|tags| {
+    let is_known = tags(headers, &IF_NONE_MATCH).is_some_and(|tags| {
         tags.iter().any(|tag| *tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == quoted)
     });
-    let mut response =
-        if had { StatusCode::NOT_MODIFIED.into_response() } else { Json(thing).into_response() };
-    if let Ok(value) = HeaderValue::from_str(&quoted) {
+    if is_known { with_tag(tag, StatusCode::NOT_MODIFIED.into_response()) } else { tagged(tag, thing) }
+}
+
+fn with_tag(tag: &str, mut response: Response) -> Response {
+    if let Ok(value) = HeaderValue::from_str(&format!("\"{tag}\"")) {
         response.headers_mut().insert(ETAG, value);
     }
     response
@@ -75,9 +73,17 @@ pub(crate) fn tagged<T: Serialize>(headers: &HeaderMap, tag: &str, thing: T) -> 
 mod tests {
     use super::*;
 
+    fn holds(name: HeaderName, written: Option<&'static str>, current: Option<&str>) -> bool {
+        let mut headers = HeaderMap::new();
+        if let Some(written) = written {
+            headers.insert(name, HeaderValue::from_static(written));
+        }
+        expected(&headers).is_ok_and(|expected| expected.check(current).is_ok())
+    }
+
     #[test]
     fn if_match_as_the_rfc_has_it() {
-        for (written, current, holds) in [
+        for (written, current, fine) in [
             (None, None, true),
             (Some("*"), None, false),
             (Some("*"), Some("a"), true),
@@ -88,11 +94,27 @@ mod tests {
             (Some("a"), Some("a"), false),
             (Some(""), Some("a"), false),
         ] {
-            let mut headers = HeaderMap::new();
-            if let Some(written) = written {
-                headers.insert(IF_MATCH, HeaderValue::from_static(written));
-            }
-            assert_eq!(Expected::of(&headers).check(current).is_ok(), holds, "{written:?} {current:?}");
+            assert_eq!(holds(IF_MATCH, written, current), fine, "{written:?} {current:?}");
         }
+    }
+
+    #[test]
+    fn if_none_match_makes_only_what_is_not_there() {
+        for (written, current, fine) in [
+            (Some("*"), None, true),
+            (Some("*"), Some("a"), false),
+            (Some("\"a\""), Some("a"), false),
+            (Some("\"b\""), Some("a"), true),
+            (Some("\"b\""), None, true),
+        ] {
+            assert_eq!(holds(IF_NONE_MATCH, written, current), fine, "{written:?} {current:?}");
+        }
+    }
+
+    #[test]
+    fn both_at_once_are_refused() {
+        let headers =
+            [(IF_MATCH, HeaderValue::from_static("*")), (IF_NONE_MATCH, HeaderValue::from_static("*"))];
+        assert!(expected(&headers.into_iter().collect()).is_err());
     }
 }

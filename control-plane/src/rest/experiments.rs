@@ -10,7 +10,7 @@ use proto::rest::{ExperimentView, Page};
 use super::Rest;
 use super::auth::Known;
 use super::body::{PutSpec, Strict};
-use super::etag::{Expected, tagged};
+use super::etag::{IfMatch, tagged, unless_known};
 use super::page::Wanted;
 use super::problem::Refused;
 use super::segment::Segment;
@@ -40,37 +40,26 @@ pub(crate) async fn get_experiment(
 ) -> Result<Response, Refused> {
     let view = rest.centre.experiment(&caller, &name)?;
     let tag = view.hash.clone();
-    Ok(tagged(&headers, &tag, view))
+    Ok(unless_known(&headers, &tag, view))
 }
 
 /// Stores an Experiment in the library. Runs nothing.
 #[utoipa::path(put, path = "/v1/experiments/{name}", request_body = PutSpec, tag = "experiments",
-    params(("name" = String, Path), ("If-Match" = Option<String>, Header, description = "Only over this ETag")),
+    params(("name" = String, Path),
+        ("If-Match" = Option<String>, Header, description = "Only over one of these ETags, or over anything: *"),
+        ("If-None-Match" = Option<String>, Header, description = "*: only where there is none")),
     responses((status = 200, body = ExperimentView, headers(("ETag" = String))),
         (status = "default", body = ProblemDetails)))]
 pub(crate) async fn put_experiment(
     State(rest): State<Rest>,
     Known(caller): Known,
     Segment(name): Segment,
-    headers: HeaderMap,
+    IfMatch(expected): IfMatch,
     Strict(body): Strict<PutSpec>,
 ) -> Result<Response, Refused> {
-    let expected = Expected::of(&headers);
-    // The centre compares with one tag, in the transaction that writes.
-    let tag = match &expected {
-        Expected::Anything => None,
-        Expected::Exists => Some("*".to_owned()),
-        Expected::OneOf(tags) if tags.len() == 1 => tags.first().cloned(),
-        Expected::OneOf(_) => {
-            let current = rest.centre.experiment(&caller, &name).map(|view| view.hash).ok();
-            expected.check(current.as_deref())?;
-            current
-        }
-    };
-    let stored = rest.centre.put_experiment(&caller, &name, body.spec, tag.as_deref()).await;
-    let view = stored.map_err(|error| Refused::of_conditional(error, expected.is_conditional()))?;
+    let view = rest.centre.put_experiment(&caller, &name, body, &expected).await?;
     let tag = view.hash.clone();
-    Ok(tagged(&HeaderMap::new(), &tag, view))
+    Ok(tagged(&tag, view))
 }
 
 /// Deletes an Experiment of the library. Runs made from it go on.
@@ -81,12 +70,8 @@ pub(crate) async fn delete_experiment(
     State(rest): State<Rest>,
     Known(caller): Known,
     Segment(name): Segment,
-    headers: HeaderMap,
+    IfMatch(expected): IfMatch,
 ) -> Result<StatusCode, Refused> {
-    let expected = Expected::of(&headers);
-    if expected.is_conditional() {
-        expected.check(rest.centre.experiment(&caller, &name).map(|view| view.hash).ok().as_deref())?;
-    }
-    rest.centre.delete_experiment(&caller, &name).await?;
+    rest.centre.delete_experiment(&caller, &name, &expected).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -4,21 +4,20 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use proto::hash::sha256_hex;
 use proto::problem::ProblemDetails;
 use proto::rest::{GrantView, Page};
 
 use super::Rest;
 use super::auth::Known;
 use super::body::{PutSpec, Strict};
-use super::etag::{Expected, tagged};
+use super::etag::{IfMatch, tagged, unless_known};
 use super::page::Wanted;
 use super::problem::Refused;
 use super::segment::Segment;
-use crate::centre::Caller;
+use crate::centre;
 
 fn tag_of(grant: &GrantView) -> String {
-    sha256_hex(&serde_json::to_vec(&grant.spec).unwrap_or_default())
+    centre::tag_of(&grant.spec)
 }
 
 /// Every Grant.
@@ -43,24 +42,25 @@ pub(crate) async fn get_grant(
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let grant = rest.centre.grant(&caller, &name)?;
-    Ok(tagged(&headers, &tag_of(&grant), grant))
+    Ok(unless_known(&headers, &tag_of(&grant), grant))
 }
 
 /// Stores a Grant.
 #[utoipa::path(put, path = "/v1/grants/{name}", request_body = PutSpec, tag = "grants",
-    params(("name" = String, Path), ("If-Match" = Option<String>, Header, description = "Only over this ETag")),
+    params(("name" = String, Path),
+        ("If-Match" = Option<String>, Header, description = "Only over one of these ETags, or over anything: *"),
+        ("If-None-Match" = Option<String>, Header, description = "*: only where there is none")),
     responses((status = 200, body = GrantView, headers(("ETag" = String))),
         (status = "default", body = ProblemDetails)))]
 pub(crate) async fn put_grant(
     State(rest): State<Rest>,
     Known(caller): Known,
     Segment(name): Segment,
-    headers: HeaderMap,
+    IfMatch(expected): IfMatch,
     Strict(body): Strict<PutSpec>,
 ) -> Result<Response, Refused> {
-    check(&rest, &caller, &name, &headers)?;
-    let grant = rest.centre.put_grant(&caller, &name, body.spec).await?;
-    Ok(tagged(&HeaderMap::new(), &tag_of(&grant), grant))
+    let grant = rest.centre.put_grant(&caller, &name, body, &expected).await?;
+    Ok(tagged(&tag_of(&grant), grant))
 }
 
 /// Deletes a Grant. What runs already goes on.
@@ -71,18 +71,8 @@ pub(crate) async fn delete_grant(
     State(rest): State<Rest>,
     Known(caller): Known,
     Segment(name): Segment,
-    headers: HeaderMap,
+    IfMatch(expected): IfMatch,
 ) -> Result<StatusCode, Refused> {
-    check(&rest, &caller, &name, &headers)?;
-    rest.centre.delete_grant(&caller, &name).await?;
+    rest.centre.delete_grant(&caller, &name, &expected).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn check(rest: &Rest, caller: &Caller, name: &str, headers: &HeaderMap) -> Result<(), Refused> {
-    let expected = Expected::of(headers);
-    if expected.is_conditional() {
-        let current = rest.centre.grant(caller, name).ok();
-        expected.check(current.as_ref().map(tag_of).as_deref())?;
-    }
-    Ok(())
 }

@@ -4,11 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use proto::problem::ProblemDetails;
-use proto::rest::{HaltView, Page, SetHalt};
+use proto::rest::{HaltView, Page, SetHalt, Taken};
 
 use super::Rest;
 use super::auth::Known;
 use super::body::Strict;
+use super::once::{OnceKey, Seed};
 use super::page::Wanted;
 use super::problem::Refused;
 use super::segment::Segment;
@@ -26,14 +27,24 @@ pub(crate) async fn list_halts(
 
 /// Sets a halt. Taken also while the store is down.
 #[utoipa::path(post, path = "/v1/halts", request_body = SetHalt, tag = "halts",
-    responses((status = 201, body = HaltView), (status = "default", body = ProblemDetails)))]
+    params(OnceKey),
+    responses((status = 201, body = Taken<HaltView>),
+        (status = 202, body = Taken<HaltView>, description = "Taken; the store does not have it yet"),
+        (status = "default", body = ProblemDetails)))]
 pub(crate) async fn set_halt(
     State(rest): State<Rest>,
     Known(caller): Known,
-    Strict(request): Strict<SetHalt>,
-) -> Result<(StatusCode, Json<HaltView>), Refused> {
-    let view = rest.centre.set_halt(&caller, request).await?;
-    Ok((StatusCode::CREATED, Json(view)))
+    Seed(seed): Seed,
+    Strict(mut request): Strict<SetHalt>,
+) -> Result<(StatusCode, Json<Taken<HaltView>>), Refused> {
+    if let Some(seed) = seed {
+        // The end of it: the beginning is the time.
+        let tail = seed.get(seed.len().saturating_sub(10)..).unwrap_or_default();
+        request.id.get_or_insert_with(|| format!("halt-{tail}"));
+    }
+    let taken = rest.centre.set_halt(&caller, request).await?;
+    let status = if taken.persisted { StatusCode::CREATED } else { StatusCode::ACCEPTED };
+    Ok((status, Json(taken)))
 }
 
 /// Lifts the halt of this id, for ever.

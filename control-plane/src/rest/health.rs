@@ -5,18 +5,17 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
+use proto::exposition;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::census::Census;
 use super::meter::Meter;
 use crate::centre::Centre;
-
-const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Debug, Clone)]
 struct Page {
@@ -53,14 +52,18 @@ async fn ready(State(page): State<Page>) -> (StatusCode, String) {
     let health = page.centre.health();
     match health.not_ready() {
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        None if health.store_ok() && health.sink.is_late() => {
+            (StatusCode::OK, "ready, but the audit's sink is behind: see the log\n".to_owned())
+        }
         None if health.store_ok() => (StatusCode::OK, "ready\n".to_owned()),
         None => (StatusCode::OK, "ready, but the store is out of reach: stops and halts only\n".to_owned()),
     }
 }
 
-async fn metrics(State(page): State<Page>) -> Response {
-    match encode(&page) {
-        Ok(text) => ([(CONTENT_TYPE, METRICS_TEXT)], text).into_response(),
+async fn metrics(State(page): State<Page>, headers: HeaderMap) -> Response {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    match encode(&page).map(|text| exposition::answer(accept, text)) {
+        Ok((kind, text)) => ([(CONTENT_TYPE, kind)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

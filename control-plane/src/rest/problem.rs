@@ -37,12 +37,9 @@ impl Refused {
         self
     }
 
-    /// What the centre said, where the caller had set a precondition: then a conflict is that.
-    pub(crate) fn of_conditional(error: centre::Error, conditional: bool) -> Self {
-        if conditional && error.code() == ErrorCode::Conflict {
-            return Self::new(ErrorCode::PreconditionFailed, error.to_string());
-        }
-        error.into()
+    /// Whether it may go better later.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        self.0.code == ErrorCode::Unavailable
     }
 
     /// A body that is not JSON, or does not say so.

@@ -9,7 +9,7 @@ use super::fixture::{ADMIN, Lab};
 use crate::rest::openapi;
 
 /// Compares with a committed page, or writes it where `UPDATE` is set.
-pub(super) fn same_as_committed(page: &str, text: &str) {
+fn same_as_committed(page: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(page);
     if std::env::var_os("UPDATE").is_some() {
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
@@ -33,9 +33,12 @@ async fn every_route_of_the_contract_is_served_and_described() {
     let expected = [
         ("/openapi.json", "get"),
         ("/v1/audit", "get"),
+        ("/v1/audit/checkpoints", "get"),
+        ("/v1/ca", "get"),
         ("/v1/clusters", "get post"),
         ("/v1/clusters/{cluster}", "get delete"),
         ("/v1/clusters/{cluster}/accept", "post"),
+        ("/v1/clusters/{cluster}/replace", "post"),
         ("/v1/clusters/{cluster}/revoke", "post"),
         ("/v1/experiments", "get"),
         ("/v1/experiments/{name}", "get put delete"),
@@ -44,6 +47,9 @@ async fn every_route_of_the_contract_is_served_and_described() {
         ("/v1/grants/{name}", "get put delete"),
         ("/v1/halts", "get post"),
         ("/v1/halts/{id}", "delete"),
+        ("/v1/operators", "get post"),
+        ("/v1/operators/{name}", "get delete"),
+        ("/v1/operators/{name}/rotate", "post"),
         ("/v1/runs", "get post"),
         ("/v1/runs/{run}", "get delete"),
         ("/v1/runs/{run}/stop", "post"),

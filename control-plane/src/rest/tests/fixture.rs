@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use certs::ca::AuthorityPem;
 use certs::{Authority, TrustDomain};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -35,6 +36,7 @@ pub(super) struct Lab {
     pub(super) router: Router,
     pub(super) health: Router,
     pub(super) store: Arc<dyn Store>,
+    ca: AuthorityPem,
     pub(super) closing: CancellationToken,
     replica: Option<Replica>,
     tasks: JoinSet<anyhow::Result<()>>,
@@ -72,13 +74,22 @@ impl Answer {
 impl Lab {
     /// Made, but its driver does not run yet.
     pub(super) async fn cold() -> Self {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let clock = Clock::new();
         let domain = TrustDomain::new("rest.test").expect("a trust domain");
-        let authority = Authority::create(domain, clock.now()).expect("a CA");
-        let signer = Arc::new(Signer::new(authority, "r1"));
-        let settings = ReplicaConfig::new("r1", "localhost:7445");
-        let replica = Replica::new(store.clone(), signer, clock, settings).await.expect("a replica");
+        let authority = Authority::create(domain, Clock::new().now()).expect("a CA");
+        Self::over(Arc::new(MemoryStore::new()), authority.to_pem(), "r1").await
+    }
+
+    /// Another replica on the same store, ready.
+    pub(super) async fn beside(lab: &Self) -> Self {
+        let mut beside = Self::over(lab.store.clone(), lab.ca.clone(), "r2").await;
+        beside.start_following().await;
+        beside
+    }
+
+    async fn over(store: Arc<dyn Store>, ca: AuthorityPem, name: &str) -> Self {
+        let signer = Arc::new(Signer::new(Authority::from_pem(&ca).expect("a CA"), name));
+        let settings = ReplicaConfig::new(name, "localhost:7445");
+        let replica = Replica::new(store.clone(), signer, Clock::new(), settings).await.expect("a replica");
         let centre = replica.centre.clone();
         centre.ensure_admin(ADMIN).await.expect("an admin");
         let (meter, closing) = (Meter::default(), CancellationToken::new());
@@ -87,6 +98,7 @@ impl Lab {
             health: rest::health::router(centre.clone(), meter),
             centre,
             store,
+            ca,
             closing,
             replica: Some(replica),
             tasks: JoinSet::new(),
@@ -101,15 +113,16 @@ impl Lab {
     }
 
     pub(super) async fn start(&mut self) {
+        self.start_following().await;
+        let health = self.centre.health();
+        eventually(async || (health.leading.get() > 0).then_some(())).await;
+    }
+
+    async fn start_following(&mut self) {
         let replica = self.replica.take().expect("not started yet");
         replica.start(&mut self.tasks, &CancellationToken::new());
         let health = self.centre.health();
-        let ready = async {
-            while health.not_ready().is_some() || health.leading.get() == 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(SOON, ready).await.expect("ready in time");
+        eventually(async || health.not_ready().is_none().then_some(())).await;
     }
 
     /// The token of an operator with this role.
@@ -199,7 +212,7 @@ pub(super) async fn eventually<T>(look: impl AsyncFn() -> Option<T>) -> T {
             if let Some(found) = look().await {
                 return found;
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     tokio::time::timeout(SOON, looking).await.expect("found in time")

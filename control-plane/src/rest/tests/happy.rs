@@ -69,6 +69,12 @@ async fn a_tag_guards_against_lost_updates() {
         assert_ne!(second, first, "{path}");
         conditional(Method::PUT, &first, Some(&a)).await.problem(412);
         conditional(Method::DELETE, &first, None).await.problem(412);
+        let create_only = async |spec: &Value| {
+            let mut request = request(Method::PUT, path, ADMIN, Some(&json!({ "spec": spec })));
+            request.headers_mut().insert("if-none-match", "*".parse().expect("a header"));
+            lab.send(request).await
+        };
+        create_only(&a).await.problem(412);
         let both = format!("{first}, {}", second.to_str().expect("text"));
         conditional(Method::PUT, &both, Some(&b)).await.ok(200);
 
@@ -76,6 +82,40 @@ async fn a_tag_guards_against_lost_updates() {
         cached.headers_mut().insert("if-none-match", second.clone());
         assert_eq!(lab.send(cached).await.status, StatusCode::NOT_MODIFIED, "{path}");
         conditional(Method::DELETE, second.to_str().expect("text"), None).await.ok(204);
+        create_only(&a).await.ok(200);
+    }
+}
+
+/// Whoever compares with the same tag at the same time: one is first, the rest are told.
+#[tokio::test]
+async fn of_many_who_change_the_same_thing_one_does() {
+    let lab = Lab::new().await;
+    for path in ["/v1/experiments/slow", "/v1/grants/g1"] {
+        let spec = |n: u64| {
+            let mut spec = if path.contains("grants") { grant("c1") } else { experiment("c1") };
+            if path.contains("grants") {
+                spec["to"]["maxTargets"] = json!(n + 1);
+            } else {
+                spec["hypothesis"] = json!(n.to_string());
+            }
+            json!({ "spec": spec })
+        };
+        let tag = lab.put_json(path, &spec(0)).await.ok(200).headers["etag"].clone();
+        let change = async |n: u64, method: Method| {
+            let body = (method == Method::PUT).then(|| spec(n));
+            let mut request = request(method, path, ADMIN, body.as_ref());
+            request.headers_mut().insert("if-match", tag.clone());
+            lab.send(request).await.status.as_u16()
+        };
+        let puts = (1..8).map(|n| change(n, Method::PUT));
+        let (puts, deletes) = futures::future::join(
+            futures::future::join_all(puts),
+            futures::future::join_all((0..3).map(|n| change(n, Method::DELETE))),
+        )
+        .await;
+        let all = [puts, deletes].concat();
+        assert_eq!(all.iter().filter(|status| matches!(status, 200 | 204)).count(), 1, "{path}: {all:?}");
+        assert!(all.iter().all(|status| matches!(status, 200 | 204 | 412)), "{path}: {all:?}");
     }
 }
 
@@ -140,7 +180,7 @@ async fn a_run_is_made_read_by_id_and_name_stopped_and_its_name_stays_used() {
 async fn halts_are_set_shown_and_lifted_by_id() {
     let lab = Lab::new().await;
     let id = lab.mute_member("c1").await;
-    let body = json!({ "id": "h1", "scope": { "type": "cluster", "cluster": "c1" }, "reason": "test" });
+    let body = json!({ "id": "h1", "scope": { "type": "Cluster", "cluster": "c1" }, "reason": "test" });
     let set = lab.post("/v1/halts", &body).await.ok(201).json();
     assert_eq!(set["halt"]["scope"]["cluster"], id.as_str());
     assert_eq!(set["clusters"], json!({ "c1": "Pending" }));

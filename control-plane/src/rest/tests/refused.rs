@@ -10,7 +10,7 @@ use proto::problem::ErrorCode;
 use serde_json::{Value, json};
 use tower_http::timeout::TimeoutLayer;
 
-use super::fixture::{ADMIN, Lab, experiment, grant, request, send};
+use super::fixture::{ADMIN, Lab, experiment, request, send};
 use crate::rest::openapi;
 use crate::rest::problem::normalise;
 
@@ -58,41 +58,6 @@ async fn nothing_but_the_description_is_open() {
         request.headers_mut().insert("authorization", header.parse().expect("a header"));
         lab.send(request).await.problem(401);
     }
-}
-
-#[tokio::test]
-async fn roles_end_where_they_end() {
-    let lab = Lab::new().await;
-    lab.put_json("/v1/grants/g1", &json!({ "spec": grant("c1") })).await.ok(200);
-    lab.post("/v1/halts", &json!({ "id": "h1", "scope": { "type": "fleet" } })).await.ok(201);
-    let spec = json!({ "spec": experiment("c1") });
-    let grant = json!({ "spec": grant("c1") });
-    let run =
-        json!({ "name": "r1", "spec": { "experimentRef": { "name": "x" } }, "experiment": experiment("c1") });
-    let halt = json!({ "scope": { "type": "fleet" } });
-    let invite = json!({ "name": "c9" });
-    let cases = [
-        ("viewer", Method::PUT, "/v1/experiments/x", Some(&spec)),
-        ("viewer", Method::POST, "/v1/runs", Some(&run)),
-        ("viewer", Method::POST, "/v1/halts", Some(&halt)),
-        ("viewer", Method::DELETE, "/v1/experiments/x", None),
-        ("author", Method::DELETE, "/v1/halts/h1", None),
-        ("author", Method::PUT, "/v1/grants/g2", Some(&grant)),
-        ("operator", Method::POST, "/v1/clusters", Some(&invite)),
-        ("approver", Method::DELETE, "/v1/grants/g1", None),
-    ];
-    for (role, method, path, body) in cases {
-        let token = lab.token(role).await;
-        let details = lab.call(method.clone(), path, &token, body).await.problem(403);
-        assert!(details.detail.contains(role), "{role} {method} {path}: {details:?}");
-        lab.call(Method::GET, "/v1/halts", &token, None).await.ok(200);
-    }
-    let author = lab.token("author").await;
-    lab.call(Method::PUT, "/v1/experiments/x", &author, Some(&spec)).await.ok(200);
-    let operator = lab.token("operator").await;
-    lab.call(Method::DELETE, "/v1/halts/h1", &operator, None).await.ok(204);
-    assert_eq!(lab.get("/v1/grants").await.json()["items"].as_array().map(Vec::len), Some(1));
-    assert_eq!(lab.get("/v1/clusters").await.json()["items"], json!([]));
 }
 
 #[tokio::test]
@@ -171,7 +136,7 @@ async fn every_document_is_read_strictly() {
             json!({ "nam": "x", "planOnly": "yes", "spec": {} }),
             vec!["nam", "planOnly", "name", "spec.experimentRef"],
         ),
-        ("/v1/halts", json!({ "scope": { "type": "cluster" }, "why": "" }), vec!["why", "scope.cluster"]),
+        ("/v1/halts", json!({ "scope": { "type": "Cluster" }, "why": "" }), vec!["why", "scope.cluster"]),
         ("/v1/clusters", json!({ "name": "c1", "ttl": 30, "label": {} }), vec!["label", "ttl"]),
         ("/v1/clusters", json!({ "name": "../c1" }), vec!["name"]),
         ("/v1/clusters", json!({ "name": "c1", "ttl": "900h" }), vec!["ttl"]),

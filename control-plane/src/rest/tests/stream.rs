@@ -15,21 +15,36 @@ use super::fixture::{ADMIN, Lab, SOON, experiment, grant, request};
 struct Views {
     body: Body,
     buffer: String,
+    /// The id of the last event.
+    last: String,
 }
 
 impl Views {
     async fn of(lab: &Lab, run: &str) -> Self {
-        let request = request(Method::GET, &format!("/v1/runs/{run}/watch"), ADMIN, None);
+        Self::after(lab, run, "").await.expect("a stream")
+    }
+
+    /// Of a reader who had that event; `None` where there is nothing more to be told.
+    async fn after(lab: &Lab, run: &str, last: &str) -> Option<Self> {
+        let mut request = request(Method::GET, &format!("/v1/runs/{run}/watch"), ADMIN, None);
+        if !last.is_empty() {
+            request.headers_mut().insert("last-event-id", last.parse().expect("a header"));
+        }
         let response: Response = lab.router.clone().oneshot(request).await.expect("infallible");
+        if response.status() == 204 {
+            return None;
+        }
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { body: response.into_body(), buffer: String::new() }
+        Some(Self { body: response.into_body(), buffer: String::new(), last: last.to_owned() })
     }
 
     async fn next(&mut self) -> Option<RunView> {
         loop {
             if let Some(end) = self.buffer.find("\n\n") {
                 let event: String = self.buffer.drain(..end + 2).collect();
-                if let Some(data) = event.trim_end().strip_prefix("data: ") {
+                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name));
+                if let Some(data) = field("data: ") {
+                    self.last = field("id: ").expect("each event has an id").to_owned();
                     return Some(serde_json::from_str(data).expect("a view"));
                 }
                 continue;
@@ -78,4 +93,40 @@ async fn a_drain_ends_the_streams() {
     views.next().await.expect("the first view");
     lab.closing.cancel();
     while views.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn who_comes_back_to_any_replica_is_told_only_what_is_new() {
+    let lab = Lab::new().await;
+    let beside = Lab::beside(&lab).await;
+    let id = waiting_run(&lab).await;
+    let mut views = Views::of(&lab, &id).await;
+    let known = views.next().await.expect("the first view");
+    let last = views.last.clone();
+    drop(views);
+    let mut again = Views::after(&beside, &id, &last).await.expect("a stream");
+    lab.post(&format!("/v1/runs/{id}/stop"), &json!({})).await.ok(200);
+    let mut view = again.next().await.expect("a view");
+    assert_ne!(view, known, "what was known is not sent again");
+    while let Some(next) = again.next().await {
+        view = next;
+    }
+    assert_eq!(view.summary.phase, RunPhase::Finished);
+    assert!(Views::after(&lab, &id, &again.last).await.is_none(), "204: do not ask again");
+    assert!(Views::after(&lab, &id, &last).await.is_some());
+}
+
+#[tokio::test]
+async fn one_operator_has_a_bounded_number_of_streams() {
+    let lab = Lab::new().await;
+    let id = waiting_run(&lab).await;
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(Views::of(&lab, &id).await);
+    }
+    let path = format!("/v1/runs/{id}/watch");
+    lab.get(&path).await.problem(503);
+    open.pop();
+    let mut views = Views::of(&lab, &id).await;
+    views.next().await.expect("a place that was given back is free");
 }
