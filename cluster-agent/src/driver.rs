@@ -1,8 +1,11 @@
 //! The one owner of the engine's state and the one reader of clocks on its behalf: event, step, effects. It never
 //! waits for the centre, a node, the apiserver or a disk; all of these run beside it and answer with an [`Input`].
 
+mod announcer;
+mod census;
 mod said;
 mod seen;
+mod spans;
 pub mod writer;
 
 use std::collections::BTreeMap;
@@ -18,12 +21,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::DropGuard;
+use tracing::Instrument;
 
+use self::announcer::Announcer;
 use self::seen::Seen;
 use self::writer::Writer;
 use crate::clock::Clock;
-use crate::cluster::{AuthoredSet, Doors, LatchedHalts, Leadership, PodDeletion};
-use crate::engine::{Effect, Event, Now, Sample, Settings, State, step};
+use crate::cluster::{Announcement, AuthoredSet, Doors, LatchedHalts, Leadership, PodDeletion};
+use crate::engine::{Effect, Event, Sample, Settings, State, step};
 use crate::health::Metrics;
 use crate::link::outbox::Outbox;
 use crate::link::session::LinkEvent;
@@ -91,9 +96,12 @@ pub struct Driver {
     denied: Denied,
     journal: Writer,
     statuses: Writer,
+    announcer: Announcer,
+    announced: Option<mpsc::Receiver<Announcement>>,
     tasks: JoinSet<()>,
     asked_ms: BTreeMap<u64, u64>,
     said_authored: Option<Arc<AuthoredSet>>,
+    traces: said::Traces,
     inventory_due: Option<Instant>,
     metrics: Metrics,
 }
@@ -116,6 +124,7 @@ impl Driver {
     ) -> Self {
         let (tell, inputs) = channel;
         let seen = Seen::of(&*doors.sight);
+        let (announcer, announced) = Announcer::new();
         Self {
             state: State::new(settings),
             doors,
@@ -130,9 +139,12 @@ impl Driver {
             denied,
             journal: Writer::default(),
             statuses: Writer::default(),
+            announcer,
+            announced: Some(announced),
             tasks: JoinSet::new(),
             asked_ms: BTreeMap::new(),
             said_authored: None,
+            traces: said::Traces::new(),
             inventory_due: None,
             metrics: Metrics::default(),
         }
@@ -149,9 +161,11 @@ impl Driver {
         let records = self.doors.records.list().await.context("read the records")?;
         let latched = self.doors.records.latched().await.context("read the latched halts")?;
         tracing::info!(records = records.len(), halts = latched.halts.len(), "recovered");
+        let announced = self.announced.take().context("a driver runs once")?;
         let mut writers = JoinSet::new();
         writers.spawn(self.journal.clone().run(self.doors.clone(), self.tell.clone()));
         writers.spawn(self.statuses.clone().run(self.doors.clone(), self.tell.clone()));
+        writers.spawn(announcer::carry(self.doors.acts.clone(), announced));
         self.look();
         self.take(Event::Recovered { records, latched });
         loop {
@@ -199,17 +213,7 @@ impl Driver {
             }
         }
         self.outbox.set_facts(said::facts(&self.state));
-        self.measure(now);
-    }
-
-    fn measure(&self, now: Now) {
-        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.metrics.link_up.set(i64::from(self.state.link.up));
-        self.metrics.nodes.set(number(self.ports.len()));
-        self.metrics.runs.set(number(self.state.runs.len()));
-        self.metrics.halts.set(number(self.state.all_halts().len()));
-        let held = self.state.runs.values().filter(|run| crate::engine::nodes::holds_any(run, now)).count();
-        self.metrics.active_runs.set(number(held));
+        census::take(&self.state, &self.metrics, self.ports.len(), now);
     }
 
     /// Takes every snapshot that the cluster shows now.
@@ -254,7 +258,8 @@ impl Driver {
         if Arc::ptr_eq(&before, set) {
             return;
         }
-        said::authored(&self.outbox, &before, set);
+        let cluster = self.state.settings.cluster.clone();
+        said::authored(&self.outbox, &cluster, &mut self.traces, &before, set);
     }
 
     fn input(&mut self, input: Input) {
@@ -272,7 +277,10 @@ impl Driver {
 
     fn link(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Up(welcome) => self.link_up(welcome.accepted),
+            LinkEvent::Up(welcome) => {
+                self.metrics.sessions.inc();
+                self.link_up(welcome.accepted);
+            }
             LinkEvent::Accepted(accepted) => self.link_up(accepted),
             LinkEvent::Down => {
                 self.asked_ms.clear();
@@ -295,7 +303,8 @@ impl Driver {
     fn message(&mut self, down: Down) {
         match down {
             Down::Desired { desired, start_within_ms } => {
-                self.take(Event::Desired { desired, start_within_ms });
+                spans::desired(&self.state.settings.cluster, &desired)
+                    .in_scope(|| self.take(Event::Desired { desired, start_within_ms }));
             }
             Down::DesiredList(runs) => self.take(Event::DesiredList(runs)),
             Down::Spec { hash, body } => self.take(Event::Spec { hash, body }),
@@ -306,7 +315,10 @@ impl Driver {
                 }
             }
             Down::Halts(halts) => self.take(Event::Halts(halts)),
-            Down::Mirror(mirror) => self.statuses.status(mirror),
+            Down::Mirror(mirror) => {
+                self.announcer.mirrored(&mirror, self.clock.now().wall);
+                self.statuses.status(mirror);
+            }
             // The session deals with the rest.
             _ => {}
         }
@@ -348,7 +360,12 @@ impl Driver {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::SendObserved(observed) => self.outbox.observed(observed),
+            Effect::SendObserved(observed) => {
+                if let Some(run) = self.state.runs.get(&observed.run) {
+                    self.announcer.injections(run, self.clock.now().wall);
+                }
+                self.outbox.observed(observed);
+            }
             Effect::RequestSpec { hash } => self.outbox.request_spec(hash),
             Effect::ProbeClock { id } => {
                 self.asked_ms.insert(id, self.clock.now().boottime_ms);
@@ -362,11 +379,11 @@ impl Driver {
                 self.journal.delete(run);
             }
             Effect::Inject { node, inject } => {
-                tracing::info!(%node, injection = %inject.injection.id, remaining_ms = inject.remaining_ms, "inject");
+                let inject = spans::inject(&self.state.settings.cluster, inject);
                 self.send_node(&node, NodeDown::Inject(inject));
             }
             Effect::Revert { node, injection, reason } => {
-                tracing::info!(%node, %injection, reason, "revert");
+                spans::revert(&self.state, &node, &injection, &reason);
                 self.send_node(&node, NodeDown::Revert { injection, reason });
             }
             Effect::NodeHalts { node, halts, resumed } => {
@@ -395,15 +412,16 @@ impl Driver {
     }
 
     fn kill(&mut self, run: RunId, injection: InjectionId, target: TargetRef, grace_s: Option<u64>) {
-        tracing::info!(%run, %injection, pod = target.pod, namespace = target.namespace, "delete pod");
+        let span = spans::kill(&self.state, &run, &injection, &target);
         let (acts, tell) = (self.doors.acts.clone(), self.tell.clone());
-        self.tasks.spawn(async move {
+        let killing = async move {
             let delete = || async { acts.delete_pod(&target, grace_s).await };
             let again = ConstantBuilder::default().with_delay(Duration::from_secs(1)).with_max_times(5);
             let result = delete.retry(again).when(crate::cluster::Error::retryable).await;
             let result = result.map_err(|error| error.to_string());
             // The driver is gone only when everything ends.
             let _ = tell.send(Input::Killed { run, injection, result }).await;
-        });
+        };
+        self.tasks.spawn(killing.instrument(span));
     }
 }

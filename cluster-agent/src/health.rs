@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use proto::exposition;
 use tokio::net::TcpListener;
 
 use crate::cluster::Sight;
@@ -29,24 +32,71 @@ pub struct Metrics {
     pub active_runs: Gauge,
     /// Halts in force.
     pub halts: Gauge,
+    /// Sessions opened with the centre.
+    pub sessions: Counter,
+    /// 0 while stop-only: the lease cannot be renewed.
+    pub accepts_starts: Gauge,
+    /// Injections read back as made, by kind.
+    pub active: Family<[(&'static str, &'static str); 1], Gauge>,
+    /// Runs that left something, or of which that is not known.
+    pub residue: Family<[(&'static str, &'static str); 1], Gauge>,
+    /// When the certificate towards the centre ends, seconds since 1970; 0 before enrolment.
+    pub certificate_expiry: Gauge,
+}
+
+impl Metrics {
+    /// All of it as OpenMetrics.
+    ///
+    /// # Errors
+    /// None known.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        for kind in proto::catalogue::ENTRIES.iter().map(|entry| entry.kind) {
+            drop(self.active.get_or_create(&[("kind", kind)]));
+        }
+        for state in ["Unknown", "Dirty"] {
+            drop(self.residue.get_or_create(&[("state", state)]));
+        }
+        let mut registry = Registry::with_prefix("faultline_agent");
+        let gauges = [
+            ("leading", "1 while this process leads", &self.leading),
+            (
+                "accepts_starts",
+                "0 while stop-only, because the lease cannot be renewed",
+                &self.accepts_starts,
+            ),
+            ("link_up", "1 while a session with the centre is open", &self.link_up),
+            ("node_daemons", "connected node daemons", &self.nodes),
+            ("runs", "runs held", &self.runs),
+            ("active_runs", "runs with injections that may be active", &self.active_runs),
+            ("halts", "halts in force", &self.halts),
+            (
+                "certificate_expiry_timestamp_seconds",
+                "when the certificate towards the centre ends; 0 before enrolment",
+                &self.certificate_expiry,
+            ),
+        ];
+        for (name, help, gauge) in gauges {
+            registry.register(name, help, gauge.clone());
+        }
+        registry.register("link_sessions", "sessions opened with the centre", self.sessions.clone());
+        registry.register("injections_active", "injections read back as made, by kind", self.active.clone());
+        let help = "runs that left something (Dirty), or of which that is not known (Unknown)";
+        registry.register("runs_with_residue", help, self.residue.clone());
+        let mut text = String::new();
+        encode(&mut text, &registry)?;
+        Ok(text)
+    }
 }
 
 #[derive(Debug, Clone)]
 struct Shared {
-    registry: Arc<Registry>,
+    metrics: Metrics,
     sight: Arc<dyn Sight>,
 }
 
 /// Serves until it is dropped.
 pub async fn serve(listener: TcpListener, metrics: Metrics, sight: Arc<dyn Sight>) -> std::io::Result<()> {
-    let mut registry = Registry::with_prefix("faultline_agent");
-    registry.register("leading", "1 while this process leads", metrics.leading);
-    registry.register("link_up", "1 while a session with the centre is open", metrics.link_up);
-    registry.register("node_daemons", "connected node daemons", metrics.nodes);
-    registry.register("runs", "runs held", metrics.runs);
-    registry.register("active_runs", "runs with injections that may be active", metrics.active_runs);
-    registry.register("halts", "halts in force", metrics.halts);
-    let shared = Shared { registry: Arc::new(registry), sight };
+    let shared = Shared { metrics, sight };
     let app = Router::new()
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(ready))
@@ -64,12 +114,16 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
-    let mut text = String::new();
-    let status = match encode(&mut text, &shared.registry) {
-        Ok(()) => StatusCode::OK,
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    (status, [(header::CONTENT_TYPE, kind)], text)
+async fn metrics_text(State(shared): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    match shared.metrics.text() {
+        Ok(text) => {
+            let (kind, text) = exposition::answer(accept, text);
+            (StatusCode::OK, [(header::CONTENT_TYPE, kind)], text)
+        }
+        Err(error) => {
+            let kind = exposition::PROMETHEUS;
+            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, kind)], error.to_string())
+        }
+    }
 }

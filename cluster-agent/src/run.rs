@@ -110,7 +110,8 @@ impl Agent {
             seen.as_ref().map(|i| i.cluster_uid.clone()).unwrap_or_default()
         };
         let stored = self.identity(&cluster_uid).await?;
-        let credentials = Credentials::new(stored, self.doors.secrets.clone())?;
+        let credentials = Credentials::new(stored, self.doors.secrets.clone())?
+            .measured(self.metrics.certificate_expiry.clone());
         let cluster = credentials.cluster().clone();
         let mut server: JoinSet<anyhow::Result<()>> = JoinSet::new();
         if let (Some(addr), Some(auth)) = (self.config.node_link_addr, self.doors.node_auth.clone()) {
@@ -131,7 +132,10 @@ impl Agent {
         let leading = Leading {
             settings: Settings { cluster, agent_epoch: epoch },
             doors: self.doors.clone(),
-            dial: Arc::new(Grpc::new(credentials.clone(), &self.config.link_endpoints)),
+            dial: Arc::new(
+                Grpc::new(credentials.clone(), &self.config.link_endpoints)
+                    .through(self.config.proxy.clone()),
+            ),
             renewal: Renewal::of(credentials, fastrand::f64()),
             backoff: self.config.backoff,
             node_heartbeat: self.config.node_heartbeat,
@@ -157,7 +161,8 @@ impl Agent {
                 },
                 None => None,
             };
-            match enrol::identity(&self.doors.secrets, token.as_ref(), cluster_uid).await {
+            let proxy = self.config.proxy.as_ref();
+            match enrol::identity(&self.doors.secrets, token.as_ref(), cluster_uid, proxy).await {
                 Ok(stored) => return Ok(stored),
                 Err(error) => {
                     let text = format!("{error:#}");

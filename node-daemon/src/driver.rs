@@ -11,14 +11,17 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::engine::{Effect, Event, Failure, Now, Remains, State, Unfit, step};
 use crate::fault;
 use crate::health::Vitals;
-use crate::journal::{Journal, Write};
+use crate::journal::{Journal, Record, Write};
 use crate::keeper::Keeper;
 use crate::link::Outbox;
+use crate::metrics::Metrics;
 use crate::resolve::{Resolve, spoken};
+use crate::spans;
 use crate::system::target::Roots;
 use crate::system::{System, clock};
 
@@ -85,6 +88,7 @@ pub struct Driver {
     outbox: Arc<Outbox>,
     events: mpsc::Receiver<Event>,
     vitals: watch::Sender<Vitals>,
+    metrics: Metrics,
     halt_file: PathBuf,
     halt_content: Option<String>,
     acts: JoinSet<Done>,
@@ -118,11 +122,13 @@ impl Driver {
         let halt_file = doors.journal.folders().halt_file();
         let halt_content = acts::read_halt_file(&halt_file);
         let first = step(&mut state, Event::HaltFile(halt_content.clone()), doors.clock.now());
+        let metrics = vitals.borrow().metrics.clone();
         let mut driver = Self {
             state,
             doors,
             outbox,
             events,
+            metrics,
             vitals,
             halt_file,
             halt_content,
@@ -182,6 +188,9 @@ impl Driver {
     }
 
     fn take(&mut self, event: Event) {
+        if matches!(event, Event::Connected) {
+            self.metrics.session_opened();
+        }
         let effects = step(&mut self.state, event, self.doors.clock.now());
         self.carry_out(effects);
     }
@@ -227,11 +236,8 @@ impl Driver {
 
     fn tick(&mut self) {
         self.take(Event::Tick);
-        self.vitals.send_replace(Vitals {
-            alive_at: Some(Instant::now()),
-            linked: self.state.is_linked(),
-            held: self.state.held(),
-        });
+        self.metrics.counted(&self.state.census());
+        self.vitals.send_modify(|vitals| vitals.alive_at = Some(Instant::now()));
         if !self.is_looking_at_halt {
             self.is_looking_at_halt = true;
             let path = self.halt_file.clone();
@@ -256,23 +262,12 @@ impl Driver {
                 }
                 Effect::WriteEnded(ended) => {
                     tracing::info!(injection = %ended.status.id, phase = ?ended.status.phase, reason = ?ended.status.reason, message = ended.status.message, "ended");
+                    self.metrics.ended(ended.status.phase);
                     self.writes.push((Write::End(ended), Waiting::Nobody));
                 }
                 Effect::Forget(id) => self.writes.push((Write::Forget(id), Waiting::Nobody)),
                 Effect::Resolve(injection) => self.resolve(injection),
-                Effect::Apply { record, start_before_ms } => {
-                    let (id, doors) = (record.injection.id.clone(), self.doors.clone());
-                    let lost = Err(Failure::Residue(Remains {
-                        what: "the apply broke off, its undo was not tried yet".to_owned(),
-                        command: "restart the daemon".to_owned(),
-                    }));
-                    self.act(
-                        false,
-                        move || acts::apply(&doors, &record, start_before_ms),
-                        lost,
-                        move |result| Event::Applied { id, result },
-                    );
-                }
+                Effect::Apply { record, start_before_ms } => self.apply(record, start_before_ms),
                 Effect::Look(record) => {
                     let (id, doors) = (record.injection.id.clone(), self.doors.clone());
                     let lost = crate::engine::Look::Failed("the look did not end".to_owned());
@@ -283,19 +278,39 @@ impl Driver {
                         move |look| Event::Looked { id, look },
                     );
                 }
-                Effect::Undo(record) => {
-                    let (id, doors) = (record.injection.id.clone(), self.doors.clone());
-                    let what = "the undo did not end".to_owned();
-                    let lost = Err(Remains { what, command: "restart the daemon".to_owned() });
-                    self.act(
-                        true,
-                        move || acts::undo(&doors, &record),
-                        lost,
-                        move |result| Event::Undone { id, result },
-                    );
-                }
+                Effect::Undo(record) => self.undo(record),
             }
         }
+    }
+
+    fn apply(&mut self, record: Arc<Record>, start_before_ms: u64) {
+        let (id, doors, metrics) = (record.injection.id.clone(), self.doors.clone(), self.metrics.clone());
+        let lost = Err(Failure::Residue(Remains {
+            what: "the apply broke off, its undo was not tried yet".to_owned(),
+            command: "restart the daemon".to_owned(),
+        }));
+        let work = move || {
+            let begun = Instant::now();
+            let result = acts::apply(&doors, &record, start_before_ms);
+            if result.is_ok() {
+                metrics.injected(record.injection.action.kind(), begun.elapsed());
+            }
+            result
+        };
+        self.act(false, work, lost, move |result| Event::Applied { id, result });
+    }
+
+    fn undo(&mut self, record: Arc<Record>) {
+        let (id, doors, metrics) = (record.injection.id.clone(), self.doors.clone(), self.metrics.clone());
+        let what = "the undo did not end".to_owned();
+        let lost = Err(Remains { what, command: "restart the daemon".to_owned() });
+        let work = move || {
+            let begun = Instant::now();
+            let result = acts::undo(&doors, &record);
+            metrics.undone(record.injection.action.kind(), begun.elapsed(), result.is_ok());
+            result
+        };
+        self.act(true, work, lost, move |result| Event::Undone { id, result });
     }
 
     /// Runs on a blocking thread, within the bound; `lost` stands for a thread that panicked.
@@ -318,7 +333,8 @@ impl Driver {
 
     fn resolve(&mut self, injection: Arc<proto::injection::Injection>) {
         let (doors, permits) = (self.doors.clone(), Arc::clone(&self.act_permits));
-        self.acts.spawn(async move {
+        let span = spans::of(&injection, "resolve");
+        let resolving = async move {
             let _permit = permits.acquire_owned().await;
             let asked = doors.resolver.resolve(&injection.target, injection.container.as_deref());
             let found = match tokio::time::timeout(RESOLVE_WITHIN, asked).await {
@@ -329,7 +345,8 @@ impl Driver {
             };
             let result = found.and_then(|found| fault::plan(&injection, found, &doors.roots));
             Done::Event(Event::Resolved { id: injection.id.clone(), result })
-        });
+        };
+        self.acts.spawn(resolving.instrument(span));
     }
 
     /// All writes that came up while the group before was on its way are the next group.
@@ -341,10 +358,12 @@ impl Driver {
         self.is_writing = true;
         let count = self.writes.len().min(GROUP_MAX);
         let group: Vec<_> = self.writes.drain(..count).collect();
-        let journal = Arc::clone(&self.doors.journal);
+        let (journal, metrics) = (Arc::clone(&self.doors.journal), self.metrics.clone());
         self.acts.spawn(async move {
             let writes: Vec<Write> = group.iter().map(|(write, _)| write.clone()).collect();
+            let begun = Instant::now();
             let result = tokio::task::spawn_blocking(move || journal.commit(&writes)).await;
+            metrics.journalled(begun.elapsed(), matches!(result, Ok(Ok(()))));
             let result = match result {
                 Ok(result) => result.map_err(|error| spoken(&error)),
                 Err(error) => Err(error.to_string()),

@@ -1,17 +1,20 @@
 //! A loopback port that says whether the daemon lives: for the kubelet and for scrapers. Nothing can be
 //! asked of the daemon through it.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::get;
+use proto::exposition;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
 
 /// A driver that has not turned for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
@@ -21,10 +24,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(30);
 pub struct Vitals {
     /// Its last turn; absent until recovery is done.
     pub alive_at: Option<Instant>,
-    /// Whether an agent is heard.
-    pub linked: bool,
-    /// Injections that are not over.
-    pub held: usize,
+    /// What it measures.
+    pub metrics: Metrics,
 }
 
 /// Serves until `stop`. Ready means recovered, not linked: a daemon without an agent is in order, and its
@@ -52,18 +53,19 @@ async fn lives(State(vitals): State<watch::Receiver<Vitals>>) -> (StatusCode, &'
     }
 }
 
-async fn metrics(State(vitals): State<watch::Receiver<Vitals>>) -> String {
-    let vitals = vitals.borrow().clone();
-    let mut text = String::new();
-    let gauges = [
-        ("faultline_node_injections_held", "Injections that are not over.", vitals.held),
-        ("faultline_node_link_up", "Whether an agent is heard.", usize::from(vitals.linked)),
-    ];
-    for (name, help, value) in gauges {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+async fn metrics(State(vitals): State<watch::Receiver<Vitals>>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let metrics = vitals.borrow().metrics.clone();
+    match metrics.text() {
+        Ok(text) => {
+            let (kind, text) = exposition::answer(accept, text);
+            (StatusCode::OK, [(header::CONTENT_TYPE, kind)], text)
+        }
+        Err(error) => {
+            let kind = exposition::PROMETHEUS;
+            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, kind)], error.to_string())
+        }
     }
-    text
 }
 
 #[cfg(test)]
@@ -73,6 +75,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
+    use crate::engine::Census;
 
     #[tokio::test]
     async fn it_is_ready_once_the_driver_turns_and_says_what_is_held() {
@@ -90,11 +93,20 @@ mod tests {
             answer
         };
         assert!(get("/readyz").await.starts_with("HTTP/1.1 503"));
-        vitals.send_replace(Vitals { alive_at: Some(Instant::now()), linked: true, held: 3 });
+        vitals.send_modify(|vitals| {
+            vitals.alive_at = Some(Instant::now());
+            let active = [("container.pause", 2)].into();
+            let census = Census { held: 3, active, linked: true, residue: 1, halts: 0 };
+            vitals.metrics.counted(&census);
+        });
         assert!(get("/readyz").await.starts_with("HTTP/1.1 200"));
         assert!(get("/livez").await.starts_with("HTTP/1.1 200"));
         let metrics = get("/metrics").await;
         assert!(metrics.contains("\nfaultline_node_injections_held 3\n"), "{metrics}");
         assert!(metrics.contains("\nfaultline_node_link_up 1\n"), "{metrics}");
+        assert!(metrics.contains("\nfaultline_node_residue 1\n"), "{metrics}");
+        assert!(metrics.contains("injections_active{kind=\"container.pause\"} 2\n"), "{metrics}");
+        assert!(metrics.contains("injections_active{kind=\"cpu.stress\"} 0\n"), "{metrics}");
+        assert!(!metrics.contains("# EOF"), "not OpenMetrics, since nobody asked for it: {metrics}");
     }
 }

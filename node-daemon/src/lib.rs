@@ -11,13 +11,15 @@ pub mod health;
 pub mod journal;
 pub mod keeper;
 pub mod link;
+pub mod metrics;
 pub mod recover;
 pub mod resolve;
 mod run;
+mod spans;
 pub mod step;
 pub mod system;
 pub mod worker;
 
 pub use config::{Config, Resolver};
 pub use link::dial::AgentLink;
-pub use run::{run, run_with, work};
+pub use run::{probe, run, run_with, work};

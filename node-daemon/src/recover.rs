@@ -11,6 +11,7 @@ use proto::injection::{EndReason, InjectionPhase, InjectionStatus};
 
 use crate::engine::Remains;
 use crate::journal::{Damaged, Ended, Journal, Loaded, Meta, Record, Stage};
+use crate::spans;
 use crate::step::{self, Undone};
 use crate::system::System;
 
@@ -76,13 +77,20 @@ pub fn recover(
 /// Takes every step away, last first, and reads back. Tried again a few times with growing waits (about
 /// a second in all), then what is left is named.
 pub fn undo_record(system: &dyn System, record: &Record) -> Result<(), Remains> {
+    let span = spans::of(&record.injection, "undo").entered();
+    let result = undo_steps(system, record);
+    spans::failed(&span, result.as_ref().err().map(ToString::to_string));
+    result
+}
+
+fn undo_steps(system: &dyn System, record: &Record) -> Result<(), Remains> {
     let mut wait = WAIT_FIRST;
     for tried in 1.. {
         let left: Vec<(String, String)> = record
             .steps
             .iter()
             .rev()
-            .filter_map(|step| match step::undo(system, step) {
+            .filter_map(|step| match undo_step(system, step) {
                 Undone::Clean => None,
                 Undone::Residue { what, command } => Some((what, command)),
             })
@@ -98,6 +106,11 @@ pub fn undo_record(system: &dyn System, record: &Record) -> Result<(), Remains> 
         wait *= 2;
     }
     Ok(())
+}
+
+/// Undo and read-back are one.
+fn undo_step(system: &dyn System, step: &step::Step) -> Undone {
+    tracing::info_span!("undo step", faultline.step = step.name()).in_scope(|| step::undo(system, step))
 }
 
 /// Nothing of an earlier boot is left: its namespaces, processes and cgroups ended with it, and their

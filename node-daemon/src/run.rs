@@ -35,6 +35,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Events on their way to the driver.
 const EVENTS: usize = 1024;
 
+/// What this node's kernel and runtime can do, as the daemon would report it. Changes nothing that outlives the call.
+pub fn probe(config: &Config) -> proto::cluster::NodeCapabilities {
+    capabilities::probe(config)
+}
+
 /// Runs a daemon that dials its agent, until `shutdown`; then reverts everything and returns.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let agent = config.agent.clone().context("no agent address is configured (--agent)")?;

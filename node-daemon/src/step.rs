@@ -51,6 +51,18 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// For people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Step::NftTable { .. } => "the packet table",
+            Step::NetemTree { .. } => "the qdisc",
+            Step::FreezeCgroup { .. } => "the freeze",
+            Step::Worker { .. } => "the worker",
+        }
+    }
+}
+
 /// Now and the deadline, both in milliseconds of `CLOCK_BOOTTIME`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {

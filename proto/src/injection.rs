@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::experiment::LinkLossAction;
 use crate::fault::{Direction, PartitionHow};
 use crate::ids::{HaltId, InjectionId, RunId};
+use crate::trace::TraceContext;
 
 /// A fault to make, all parameters resolved and in plain units.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct Injection {
     pub link_loss_after_ms: u64,
     /// Then what.
     pub link_loss: LinkLossAction,
+    /// The trace it belongs to; no part of what is compared.
+    #[serde(default, rename = "traceparent", skip_serializing_if = "TraceContext::is_none")]
+    pub trace: TraceContext,
 }
 
 /// A pod on a node, by identity. In host mode a declared workload.

@@ -4,17 +4,20 @@
 
 pub mod api;
 pub mod assignment;
+pub mod audit;
 pub mod catalogue;
 pub mod ceiling;
 pub mod cluster;
 pub mod crd;
 pub mod experiment;
+pub mod exposition;
 pub mod fault;
 pub mod grant;
 pub mod halt;
 pub mod hash;
 pub mod ids;
 pub mod injection;
+pub mod operator;
 pub mod plan;
 pub mod probe;
 pub mod problem;
@@ -25,6 +28,7 @@ pub mod run;
 pub mod selector;
 pub mod status;
 pub mod strict;
+pub mod trace;
 pub mod validate;
 pub mod wire;
 pub mod workloads;

@@ -9,6 +9,7 @@ use crate::assignment::{Origin, StopReason};
 use crate::grant::Principal;
 use crate::ids::RunId;
 use crate::quantity::Span;
+use crate::trace::TraceContext;
 
 /// Asks for one execution of an Experiment. Immutable; runs once for its name
 /// and uid, ever. Deleting it stops the run.
@@ -114,6 +115,9 @@ pub struct RunRecord {
     /// A stop was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopRequest>,
+    /// The trace it belongs to; no part of what is compared.
+    #[serde(default, rename = "traceparent", skip_serializing_if = "TraceContext::is_none")]
+    pub trace: TraceContext,
 }
 
 /// A stop, absorbing.

@@ -1,7 +1,11 @@
 //! What the driver says to the centre of the cluster as a whole: inventory, authored objects, and what Hello carries.
 
+use std::collections::BTreeMap;
+
 use proto::cluster::{InventorySummary, NodeSummary};
-use proto::wire::{Authored, AuthoredRef, Held};
+use proto::ids::ClusterId;
+use proto::trace::TraceContext;
+use proto::wire::{Authored, AuthoredKind, AuthoredRef, Held};
 
 use crate::cluster::{AuthoredSet, CeilingSeen};
 use crate::engine::State;
@@ -24,11 +28,26 @@ pub(super) fn facts(state: &State) -> Facts {
     }
 }
 
+/// The traces of the Runs authored here, so that one that is said again, on another session, is not another trace.
+pub(super) type Traces = BTreeMap<AuthoredRef, TraceContext>;
+
 /// Says what is new in `set`, what is gone from it, and then all that exists.
-pub(super) fn authored(outbox: &Outbox, before: &AuthoredSet, set: &AuthoredSet) {
+pub(super) fn authored(
+    outbox: &Outbox,
+    cluster: &ClusterId,
+    traces: &mut Traces,
+    before: &AuthoredSet,
+    set: &AuthoredSet,
+) {
+    traces.retain(|object, _| set.contains_key(object));
     for (object, authored) in set.iter().filter(|(object, authored)| before.get(object) != Some(authored)) {
         tracing::debug!(kind = object.kind.as_str(), name = %object.name, "authored");
-        outbox.authored(authored.clone());
+        let mut authored = authored.clone();
+        if object.kind == AuthoredKind::Run {
+            let traced = traces.entry(object.clone()).or_insert_with(|| trace(cluster, &authored));
+            authored.trace = traced.clone();
+        }
+        outbox.authored(authored);
     }
     for object in before.keys().filter(|object| !set.contains_key(object)) {
         outbox.authored(gone(object.clone()));
@@ -36,8 +55,21 @@ pub(super) fn authored(outbox: &Outbox, before: &AuthoredSet, set: &AuthoredSet)
     outbox.authored_list(set.keys().cloned().collect());
 }
 
+/// A Run that was not seen before begins a trace, or goes on with the one that its author named.
+fn trace(cluster: &ClusterId, run: &Authored) -> TraceContext {
+    let span = tracing::info_span!(
+        "authored",
+        otel.kind = "producer",
+        faultline.cluster = %cluster,
+        k8s.namespace.name = %run.object.namespace,
+        faultline.run.name = %run.object.name,
+        faultline.run.uid = run.object.uid,
+    );
+    run.trace.within(&run.trace.child(span))
+}
+
 fn gone(object: AuthoredRef) -> Authored {
-    Authored { object, generation: 0, author: String::new(), body: Vec::new() }
+    Authored { object, generation: 0, author: String::new(), body: Vec::new(), trace: TraceContext::NONE }
 }
 
 /// What is seen here, in short.
@@ -50,6 +82,7 @@ pub(super) fn inventory(state: &State) -> InventorySummary {
             name: name.clone(),
             daemon: state.connected(name),
             missing: capabilities.filter(|(_, c)| !c.present).map(|(name, _)| name.clone()).collect(),
+            skipped: inventory.skipped_nodes.get(name).cloned().unwrap_or_default(),
         }
     });
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -60,5 +93,7 @@ pub(super) fn inventory(state: &State) -> InventorySummary {
         daemons: number(state.nodes.values().filter(|n| n.connected).count()),
         has_ceiling: matches!(state.ceiling, CeilingSeen::Present(_)),
         accepts_starts: state.accepts_starts,
+        api_faults_only: inventory.api_faults_only,
+        skipped_pods: number(inventory.skipped_pods.len()),
     }
 }

@@ -13,11 +13,19 @@ use crate::fault;
 use crate::journal::Record;
 use crate::recover::undo_record;
 use crate::resolve::spoken;
-use crate::step::{self, Effect, Observation, Step, Window};
+use crate::spans;
+use crate::step::{self, Effect, Observation, Window};
 use crate::system::System;
 
 /// Makes every step and reads all of them back. On any failure what was made is undone.
 pub(super) fn apply(doors: &Doors, record: &Record, start_before_ms: u64) -> Result<Effect, Failure> {
+    let span = spans::of(&record.injection, "inject").entered();
+    let result = apply_steps(doors, record, start_before_ms);
+    spans::failed(&span, result.as_ref().err().map(|why| format!("{why:?}")));
+    result
+}
+
+fn apply_steps(doors: &Doors, record: &Record, start_before_ms: u64) -> Result<Effect, Failure> {
     if let Err(why) = doors.keeper.ensure() {
         if fault::revert_class(&record.injection) == RevertClass::Keeper {
             return Err(Failure::Error(format!("no keeper could hold its deadline: {why}")));
@@ -33,13 +41,15 @@ pub(super) fn apply(doors: &Doors, record: &Record, start_before_ms: u64) -> Res
     for step in &record.steps {
         let now_ms = doors.clock.now().boottime_ms;
         let window = Window { now_ms, deadline_ms: record.deadline.boottime_ms };
-        if let Err(error) = step::apply(&*doors.system, step, window) {
+        let made = tracing::info_span!("apply step", faultline.step = step.name())
+            .in_scope(|| step::apply(&*doors.system, step, window));
+        if let Err(error) = made {
             let why = spoken(&error);
             let failure = if error.is_target_gone() { Failure::TargetGone(why) } else { Failure::Error(why) };
             return Err(take_back(doors, record, failure));
         }
     }
-    match look(&*doors.system, record) {
+    match tracing::info_span!("read back").in_scope(|| look(&*doors.system, record)) {
         Look::Intended(effect) => Ok(effect),
         Look::TargetGone => {
             Err(take_back(doors, record, Failure::TargetGone("the target went away".to_owned())))
@@ -87,7 +97,7 @@ fn look(system: &dyn System, record: &Record) -> Look {
         match step::read_back(system, one) {
             Ok(Observation::Intended(seen)) => effect = effect.max(seen),
             Ok(Observation::Drifted(what)) => drift.extend(what),
-            Ok(Observation::Absent) => absent = Some(name_of(one)),
+            Ok(Observation::Absent) => absent = Some(one.name()),
             Ok(Observation::TargetGone) => return Look::TargetGone,
             Err(error) => failed = Some(spoken(&error)),
         }
@@ -124,14 +134,5 @@ pub(super) fn read_halt_file(path: &Path) -> Option<String> {
         Ok(content) => Some(content),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => Some(format!("the halt file cannot be read: {error}")),
-    }
-}
-
-fn name_of(step: &Step) -> &'static str {
-    match step {
-        Step::NftTable { .. } => "the packet table",
-        Step::NetemTree { .. } => "the qdisc",
-        Step::FreezeCgroup { .. } => "the freeze",
-        Step::Worker { .. } => "the worker",
     }
 }

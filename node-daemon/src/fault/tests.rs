@@ -35,6 +35,7 @@ fn injection(action: Action, backend: &str) -> Injection {
         backend: backend.into(),
         link_loss_after_ms: 1000,
         link_loss: LinkLossAction::Revert,
+        trace: proto::trace::TraceContext::NONE,
     }
 }
 

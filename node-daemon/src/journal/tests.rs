@@ -34,6 +34,7 @@ fn record(id: &str, system: &FakeSystem, pid: i32) -> Record {
             backend: "freezer".into(),
             link_loss_after_ms: 1000,
             link_loss: LinkLossAction::Revert,
+            trace: proto::trace::TraceContext::NONE,
         },
         identity: Identity { sandbox: "s1".into(), netns: target.netns, container: Some(container) },
         steps: vec![Step::FreezeCgroup { init: process, cgroup: target.cgroup }],

@@ -162,9 +162,9 @@ fn netem_works(lab: &Lab, system: &KernelSystem, tree: &Step, window: Window) {
     let other = lab.rtt("fd77::2").unwrap();
     assert_eq!(read_back(system, tree).unwrap(), Observation::Intended(Effect::Seen));
     println!("netem round trip: before {before:?}, during {during:?} (another peer {other:?})");
-    assert!(during >= Duration::from_millis(190) && during < Duration::from_millis(400));
-    assert!(before < Duration::from_millis(100) && other < Duration::from_millis(100));
-    let undelayed = || lab.rtt("10.77.0.2").is_some_and(|rtt| rtt < Duration::from_millis(100));
+    assert!(during >= Duration::from_millis(190) && during < Duration::from_millis(700));
+    assert!(before < Duration::from_millis(150) && other < Duration::from_millis(150));
+    let undelayed = || lab.rtt("10.77.0.2").is_some_and(|rtt| rtt < Duration::from_millis(150));
     eventually("the set ends and with it the delay", undelayed);
     assert!(system.boottime_ms() + 50 >= window.deadline_ms, "not before its time");
     assert_eq!(undo(system, &classify), Undone::Clean);

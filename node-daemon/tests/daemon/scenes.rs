@@ -68,6 +68,7 @@ fn injection(id: &str, action: Action, backend: &str) -> Injection {
         backend: backend.into(),
         link_loss_after_ms: 60_000,
         link_loss: LinkLossAction::RunToDeadline,
+        trace: proto::trace::TraceContext::NONE,
     }
 }
 

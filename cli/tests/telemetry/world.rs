@@ -1,0 +1,379 @@
+//! A centre and one machine in host mode, as processes of the real binary that send their spans to a receiver.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use certs::{Authority, TrustDomain};
+use node_daemon::system::cgroup;
+use node_daemon::system::target::Roots;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::receiver::Receiver;
+
+const TOKEN: &str = "the-token-of-the-first-admin";
+/// Bound of every wait.
+const PATIENCE: Duration = Duration::from_mins(1);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A process that does not outlive the test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) receiver: Receiver,
+    health: String,
+    /// The machine's cluster id.
+    pub(crate) cluster: String,
+    folder: TempDir,
+    endpoint: String,
+    group: String,
+    runs: Vec<Process>,
+    host: Option<Process>,
+    centre: Process,
+    victim: Process,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.runs.clear();
+        if let Some(host) = &mut self.host {
+            terminate(host);
+            let _ = host.0.wait();
+        }
+        // One whose folder goes away under it would never leave.
+        let keeper = std::fs::read(self.path("state/node/keeper.json")).unwrap_or_default();
+        let keeper: serde_json::Value = serde_json::from_slice(&keeper).unwrap_or_default();
+        let locked = std::fs::File::open(self.path("state/node/keeper.lock"))
+            .is_ok_and(|lock| matches!(lock.try_lock(), Err(std::fs::TryLockError::WouldBlock)));
+        if let Some(pid) = keeper["process"]["pid"].as_i64().filter(|_| locked) {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        let _ = self.victim.0.kill();
+        let _ = self.victim.0.wait();
+        let _ = cgroup::disown(&Roots::default(), &self.group);
+    }
+}
+
+fn terminate(process: &Process) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(process.0.id()).expect("a pid"));
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
+}
+
+impl World {
+    /// A machine that is connected, with one workload whose process may be frozen.
+    pub(crate) async fn start(name: &str) -> Self {
+        let mut world = Self::centre_only(name, "").await;
+        world
+            .ok(&[
+                "grant",
+                "any",
+                "--from-operator",
+                "*",
+                "--to-cluster",
+                "edge",
+                "--to-namespace",
+                "shop",
+                "--kind",
+                "*",
+            ])
+            .await;
+        let token = world.ok(&["clusters", "invite", "edge", "--auto-accept"]).await;
+        world.write("join.token", token.trim());
+        let pid = i32::try_from(world.victim.0.id()).expect("a pid");
+        cgroup::own(&Roots::default(), &world.group, pid).expect("a cgroup of its own");
+        let workloads = json!({ "workloads": [{ "name": "web", "namespace": "shop", "labels": { "app": "web" },
+            "pid": pid, "ips": ["127.0.0.1"] }] });
+        let ceiling = json!({ "from": [{ "central": true }, { "clusters": { "names": ["edge"] }, "namespaces": ["shop"] }],
+            "namespaces": ["shop"], "kinds": ["container.pause"], "maxTargets": 1, "maxDuration": "10m" });
+        world.write("workloads.yaml", &workloads.to_string());
+        world.write("ceiling.yaml", &ceiling.to_string());
+        std::fs::create_dir_all(world.path("authored")).expect("a folder");
+        world.start_host().await;
+        world
+    }
+
+    /// The centre alone; its spans go to `endpoint`, or to the receiver where that is empty.
+    pub(crate) async fn centre_only(name: &str, endpoint: &str) -> Self {
+        certs::install_provider();
+        let receiver = Receiver::start(None).await;
+        Self::new(name, endpoint, receiver, "").await
+    }
+
+    /// The centre alone, with a receiver whose certificate is of an authority that the centre is told of, or not.
+    pub(crate) async fn over_tls(name: &str, told: bool) -> Self {
+        certs::install_provider();
+        let now = jiff::Timestamp::now();
+        let authority =
+            || Authority::create(TrustDomain::new("otlp.test").expect("a domain"), now).expect("a CA");
+        let (own, other) = (authority(), authority());
+        let leaf = own.issue_server(&["localhost"], None, now, Duration::from_hours(1)).expect("issued");
+        let identity = tonic::transport::Identity::from_pem(&leaf.chain_pem, &leaf.key_pem);
+        let receiver = Receiver::start(Some(identity)).await;
+        let endpoint = format!("https://localhost:{}", receiver.addr.port());
+        let bundle = if told { own.bundle_pem() } else { other.bundle_pem() };
+        Self::new(name, &endpoint, receiver, bundle).await
+    }
+
+    async fn new(name: &str, endpoint: &str, receiver: Receiver, bundle: &str) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let endpoint =
+            if endpoint.is_empty() { format!("http://{}", receiver.addr) } else { endpoint.to_owned() };
+        let now = jiff::Timestamp::now();
+        let authority =
+            Authority::create(TrustDomain::new("rest.test").expect("a domain"), now).expect("a CA");
+        let own = authority.issue_server(&["localhost"], None, now, Duration::from_hours(1)).expect("issued");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("a file");
+            path.display().to_string()
+        };
+        let ports = [(); 4].map(|()| format!("127.0.0.1:{}", free_port()));
+        let mut command = faultline();
+        command.args([
+            "serve",
+            "control-plane",
+            "--data-dir",
+            &folder.path().join("data").display().to_string(),
+        ]);
+        command.args(["--kek-file", &file("kek", "0123456789abcdef0123456789abcdef")]);
+        command.args(["--admin-token-file", &file("token", TOKEN)]);
+        command.args(["--rest-addr", &ports[0], "--link-addr", &ports[1]]);
+        command.args(["--enrol-addr", &ports[2], "--health-addr", &ports[3]]);
+        command.args(["--link-advertise", &ports[1], "--enrol-advertise", &ports[2]]);
+        command.args([
+            "--rest-cert",
+            &file("rest.crt", &own.chain_pem),
+            "--rest-key",
+            &file("rest.key", &own.key_pem),
+        ]);
+        command.args(["--otlp-endpoint", &endpoint]);
+        if !bundle.is_empty() {
+            command.args(["--otlp-ca", &file("otlp.pem", bundle)]);
+        }
+        let centre = logged(command, &folder.path().join("centre.log"));
+        let victim = Command::new("sleep").arg("3600").spawn().expect("sleep");
+        let mut world = Self {
+            receiver,
+            health: ports[3].clone(),
+            cluster: String::new(),
+            endpoint,
+            group: format!("faultline-test-{}-{name}", std::process::id()),
+            folder,
+            runs: Vec::new(),
+            host: None,
+            centre,
+            victim: Process(victim),
+        };
+        let server = format!("https://{}", ports[0].replace("127.0.0.1", "localhost"));
+        let pin = authority.pin().to_string();
+        let token = world.path("token").display().to_string();
+        world
+            .eventually("the centre to answer", async |world| {
+                world.said(&["login", &server, "--pin", &pin, "--token-file", &token], "").await.0
+            })
+            .await;
+        world
+    }
+
+    async fn start_host(&mut self) {
+        let mut command = faultline();
+        let path = |name: &str| self.path(name).display().to_string();
+        command.args([
+            "serve",
+            "host",
+            "--join-token-file",
+            &path("join.token"),
+            "--state-dir",
+            &path("state"),
+        ]);
+        command.args(["--workloads", &path("workloads.yaml"), "--ceiling", &path("ceiling.yaml")]);
+        command.args(["--authored-dir", &path("authored"), "--node-name", "edge"]);
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &self.endpoint);
+        self.host = Some(logged(command, &self.path("host.log")));
+        self.eventually("edge to be connected", async |world| {
+            let (_, out, _) = world.said(&["describe", "cluster", "edge", "-o", "json"], "").await;
+            let seen: serde_json::Value = serde_json::from_str(&out).unwrap_or_default();
+            let id = seen["spec"]["id"].as_str().unwrap_or_default();
+            id.clone_into(&mut world.cluster);
+            seen["state"] == "Connected" && !seen["status"]["inventory"]["daemons"].is_null()
+        })
+        .await;
+    }
+
+    /// Kills the machine's process where it stands, and starts it again.
+    pub(crate) async fn restart_host(&mut self) {
+        self.host = None;
+        self.start_host().await;
+    }
+
+    fn experiment(lasts: &str) -> serde_json::Value {
+        json!({ "apiVersion": "faultline.dev/v1alpha1", "kind": "Experiment",
+            "metadata": { "name": "pause", "namespace": "shop" },
+            "spec": {
+                "hypothesis": "Nobody misses it.",
+                "clusters": { "names": ["edge"] },
+                "targets": [{ "name": "web", "atMost": { "perCluster": 1 },
+                    "pods": { "namespaces": ["shop"], "labelSelector": { "matchLabels": { "app": "web" } } } }],
+                "faults": [{ "name": "still", "target": "web", "for": lasts, "container": { "pause": {} } }],
+                "limits": { "clusterDeadline": "10m" },
+            } })
+    }
+
+    /// Runs it to its end as an operator, in that trace; its id.
+    pub(crate) async fn run(&mut self, lasts: &str, name: &str, trace: &str) -> String {
+        let file = self.write("experiment.json", &Self::experiment(lasts).to_string());
+        let file = file.display().to_string();
+        // It measures nothing, so its exit code is not 0.
+        let (_, out, err) = self.said(&["run", "-f", &file, "--run-name", name, "-o", "json"], trace).await;
+        let run: serde_json::Value = serde_json::from_str(&out).unwrap_or_default();
+        assert_eq!(run["summary"]["outcome"], "Completed", "{out}{err}\n{}", self.logs());
+        run["record"]["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// The same without waiting for anything.
+    pub(crate) fn run_in_background(&mut self, lasts: &str, name: &str, trace: &str) {
+        let file = self.write("experiment.json", &Self::experiment(lasts).to_string());
+        let mut command =
+            self.command(&["run", "-f", &file.display().to_string(), "--run-name", name], trace);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts");
+        self.runs.push(Process(child));
+    }
+
+    /// Drops an Experiment and a Run of it into the machine's folder.
+    pub(crate) fn author(&self, lasts: &str, name: &str) {
+        let run = json!({ "apiVersion": "faultline.dev/v1alpha1", "kind": "Run",
+            "metadata": { "name": name, "namespace": "shop" },
+            "spec": { "experimentRef": { "name": "pause" } } });
+        self.write("authored/experiment.json", &Self::experiment(lasts).to_string());
+        self.write("authored/run.json", &run.to_string());
+    }
+
+    /// Whether the workload's process is in a frozen cgroup.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let state = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        let tops = cgroup::hierarchies(&Roots::default()).expect("cgroups");
+        let mut groups = tops.iter().map(|top| top.join(&self.group));
+        groups.any(|group| {
+            state(group.join("freezer.state")).starts_with("FROZEN")
+                || state(group.join("cgroup.events")).contains("frozen 1")
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let (path, beside) = (self.path(name), self.path("new"));
+        std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, &path)).expect("a file");
+        path
+    }
+
+    fn command(&self, args: &[&str], trace: &str) -> Command {
+        let mut command = faultline();
+        command.args(args).env("FAULTLINE_CONFIG", self.path("contexts.json"));
+        if !trace.is_empty() {
+            command.env("TRACEPARENT", trace);
+        }
+        command
+    }
+
+    async fn said(&self, args: &[&str], trace: &str) -> (bool, String, String) {
+        let mut command = tokio::process::Command::from(self.command(args, trace));
+        let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
+        let output =
+            output.unwrap_or_else(|_| panic!("{args:?} did not end\n{}", self.logs())).expect("it starts");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    }
+
+    /// What a command says that must work.
+    pub(crate) async fn ok(&self, args: &[&str]) -> String {
+        let (ok, out, err) = self.said(args, "").await;
+        assert!(ok, "{args:?}: {out}{err}\n{}", self.logs());
+        out
+    }
+
+    /// The centre's metrics as a scraper gets them that asks for nothing.
+    pub(crate) async fn metrics(&self) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(&self.health).await.expect("it listens");
+        let request = b"GET /metrics HTTP/1.0\r\nHost: centre\r\n\r\n";
+        stream.write_all(request).await.expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("text");
+        answer.split_once("\r\n\r\n").expect("a body").1.to_owned()
+    }
+
+    async fn eventually(&mut self, what: &str, mut holds: impl AsyncFnMut(&mut Self) -> bool) {
+        let begun = std::time::Instant::now();
+        while !holds(self).await {
+            assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}\n{}", self.logs());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    pub(crate) fn logs(&self) -> String {
+        let read = |name: &str| std::fs::read_to_string(self.path(name)).unwrap_or_default();
+        format!("-- centre\n{}\n-- host\n{}", read("centre.log"), read("host.log"))
+    }
+
+    /// Asks both to end and waits for it.
+    pub(crate) async fn end(mut self) {
+        self.runs.clear();
+        if let Some(host) = self.host.take() {
+            terminate(&host);
+            self.ended(host, 60).await;
+        }
+        self.ends_within_secs(60).await;
+    }
+
+    pub(crate) async fn ends_within_secs(&mut self, secs: u64) {
+        let victim = Command::new("true").spawn().expect("true");
+        let centre = std::mem::replace(&mut self.centre, Process(victim));
+        terminate(&centre);
+        self.ended(centre, secs).await;
+    }
+
+    async fn ended(&self, mut process: Process, secs: u64) {
+        let begun = std::time::Instant::now();
+        loop {
+            if let Some(status) = process.0.try_wait().expect("its state") {
+                assert!(status.success(), "{status}\n{}", self.logs());
+                return;
+            }
+            assert!(begun.elapsed().as_secs() < secs, "it does not end\n{}", self.logs());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+fn faultline() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_faultline"));
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    // Spans are sent soon, so that nobody waits for them.
+    command.env("OTEL_BSP_SCHEDULE_DELAY", "100");
+    command
+}
+
+fn logged(mut command: Command, log: &std::path::Path) -> Process {
+    let log = std::fs::File::options().create(true).append(true).open(log).expect("a log");
+    Process(
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the binary starts"),
+    )
+}
