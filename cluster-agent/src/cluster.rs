@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use proto::assignment::{Desired, Observed};
 use proto::ceiling::CeilingSpec;
+use proto::experiment::{Limits, LinkLossAction};
 use proto::halt::{Halt, HaltLevel};
 use proto::ids::{HaltId, InjectionId, RunId};
 use proto::injection::TargetRef;
@@ -116,6 +117,41 @@ pub trait Acts: Send + Sync + Debug {
     async fn write_status(&self, mirror: &Mirror) -> Result<(), Error>;
     /// Writes how far a Halt object has come; fine when it is gone.
     async fn set_halt_status(&self, name: &str, level: HaltLevel) -> Result<(), Error>;
+    /// Says something on an object, for people who look at it; fine where it was said before, or the object is
+    /// gone. Nothing depends on it.
+    async fn announce(&self, announcement: &Announcement) -> Result<(), Error>;
+}
+
+/// A word on an object: a Kubernetes event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// The object.
+    pub on: ObjectRef,
+    /// What makes it the same word again, together with the object and the reason: an injection's id, a condition.
+    pub key: String,
+    /// CamelCase.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// Whether a person should look.
+    pub warning: bool,
+    /// When it happened.
+    pub at: Timestamp,
+}
+
+/// An object of this cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectRef {
+    /// For example `v1`.
+    pub api_version: String,
+    /// For example `Pod`.
+    pub kind: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
 }
 
 /// Who a node daemon is, before it has a certificate of ours.
@@ -194,6 +230,12 @@ pub struct Inventory {
     pub pods: BTreeMap<String, PodSeen>,
     /// Addresses of the apiserver: probes never go there.
     pub api_addresses: Vec<IpAddr>,
+    /// Nodes that no daemon can work on, by name, and why: Windows, virtual nodes.
+    pub skipped_nodes: BTreeMap<String, String>,
+    /// Pods that no daemon can reach into, by uid, and why: those on such nodes, and sandboxed ones.
+    pub skipped_pods: BTreeMap<String, String>,
+    /// Installed without node daemons: only faults that are changes to Kubernetes objects can be made here.
+    pub api_faults_only: bool,
 }
 
 /// A node.
@@ -283,6 +325,9 @@ pub struct RunRecordHeld {
     /// No fault of this run outlives it, agent's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
+    /// What a lost link does, as the spec says; the spec itself is not kept. Absent before the spec was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_loss: Option<LinkLoss>,
     /// Every injection that was ever going to be made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub injections: Vec<RecordedInjection>,
@@ -298,6 +343,24 @@ impl RunRecordHeld {
     /// The run it is about.
     pub fn run(&self) -> &RunId {
         &self.desired.run
+    }
+}
+
+/// What a lost link to the centre does to a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkLoss {
+    /// How long the link must be gone, milliseconds.
+    pub after_ms: u64,
+    /// Then what.
+    #[serde(rename = "do")]
+    pub action: LinkLossAction,
+}
+
+impl From<&Limits> for LinkLoss {
+    fn from(limits: &Limits) -> Self {
+        let (after_ms, action) = limits.link_loss();
+        Self { after_ms, action }
     }
 }
 
@@ -325,4 +388,10 @@ pub struct RecordedInjection {
     /// Made by the agent itself through the API (pod.kill).
     #[serde(default)]
     pub by_agent: bool,
+    /// Due so long after t0, milliseconds.
+    #[serde(default)]
+    pub at_ms: u64,
+    /// Lasts so long, milliseconds; 0: to the deadline, or irreversible.
+    #[serde(default)]
+    pub for_ms: u64,
 }

@@ -33,6 +33,10 @@ pub struct Config {
     pub lease_name: String,
     /// Link endpoints (host:port) instead of those that enrolment gave; normally empty.
     pub link_endpoints: Vec<String>,
+    /// A forward proxy on the way to the centre, for enrolment and link.
+    pub proxy: Option<certs::Proxy>,
+    /// Whether node daemons are installed; without them only faults on Kubernetes objects can be made.
+    pub node_daemons: bool,
     /// Waits between dials.
     pub backoff: Backoff,
     /// Between heartbeats with node daemons.
@@ -56,9 +60,86 @@ impl Default for Config {
             node_bundle_configmap: "faultline-node-bundle".to_owned(),
             lease_name: "faultline-agent".to_owned(),
             link_endpoints: Vec::new(),
+            proxy: None,
+            node_daemons: true,
             backoff: Backoff::default(),
             node_heartbeat: Duration::from_secs(5),
             denied: crate::probes::Denied::default(),
         }
+    }
+}
+
+impl Config {
+    /// Everything that is wrong with it, each as one sentence. A join token that is not there is no mistake: an
+    /// enrolled cluster needs none.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if let Some(file) = &self.join_token_file {
+            match std::fs::read_to_string(file) {
+                Ok(text) => {
+                    if let Err(error) = text.parse::<certs::JoinToken>() {
+                        found.push(format!("--join-token-file {}: {error}", file.display()));
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => found.push(format!("--join-token-file {}: {error}", file.display())),
+            }
+        }
+        for (flag, value) in [
+            ("--namespace", &self.namespace),
+            ("--identity-secret", &self.identity_secret),
+            ("--node-ca-secret", &self.node_ca_secret),
+            ("--node-bundle-configmap", &self.node_bundle_configmap),
+            ("--lease-name", &self.lease_name),
+        ] {
+            if let Err(error) = value.parse::<proto::ids::Name>() {
+                found.push(format!("{flag} {value:?}: {error}"));
+            }
+        }
+        for endpoint in &self.link_endpoints {
+            if !is_host_port(endpoint) {
+                found.push(format!("--link-endpoints {endpoint:?} is not host:port"));
+            }
+        }
+        for name in &self.node_service {
+            if name.is_empty() || name.contains([':', '/', ' ']) {
+                found.push(format!("--node-service {name:?} is neither a DNS name nor an address"));
+            }
+        }
+        found
+    }
+}
+
+fn is_host_port(text: &str) -> bool {
+    let parsed = text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+    matches!(parsed, Some((host, Ok(port))) if port > 0 && !host.is_empty() && !host.contains(['/', '@', ' ']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        std::fs::write(&token, "flj1.cut-off").unwrap();
+        let config = Config {
+            join_token_file: Some(token),
+            namespace: "Not A Name".to_owned(),
+            lease_name: String::new(),
+            link_endpoints: vec!["hub:7444".to_owned(), "hub".to_owned(), "https://hub:1".to_owned()],
+            node_service: vec!["a:7446".to_owned()],
+            ..Config::default()
+        };
+        let problems = config.problems();
+        assert_eq!(problems.len(), 6, "{problems:#?}");
+        for flag in ["--join-token-file", "--namespace", "--lease-name", "--link-endpoints", "--node-service"]
+        {
+            assert!(problems.iter().any(|problem| problem.starts_with(flag)), "{flag} in {problems:#?}");
+        }
+        let absent = Some(folder.path().join("absent"));
+        let fine = Config { join_token_file: absent, ..Config::default() };
+        assert!(fine.problems().is_empty(), "{:?}", fine.problems());
     }
 }

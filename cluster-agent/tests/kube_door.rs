@@ -12,6 +12,7 @@
 mod kube_door {
     mod acting;
     mod apiserver;
+    mod applying;
     #[path = "../cluster_door/contract.rs"]
     mod contract;
     mod keeping;
@@ -20,5 +21,7 @@ mod kube_door {
     mod naming_nodes;
     mod seeing;
     mod stage;
+    mod telling;
+    mod uninstalling;
     mod writing;
 }

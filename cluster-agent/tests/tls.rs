@@ -5,4 +5,5 @@
 mod tls {
     mod centre;
     mod nodes;
+    mod proxied;
 }

@@ -28,8 +28,8 @@ use tokio::sync::watch;
 
 use self::files::Folder;
 use super::{
-    Acts, AuthoredSet, CeilingSeen, Doors, Error, Inventory, LatchedHalts, Leadership, LocalHalt, NodeSeen,
-    PodDeletion, Records, RunRecordHeld, Secrets, Sight,
+    Acts, Announcement, AuthoredSet, CeilingSeen, Doors, Error, Inventory, LatchedHalts, Leadership,
+    LocalHalt, NodeSeen, PodDeletion, Records, RunRecordHeld, Secrets, Sight,
 };
 
 /// How often the files are looked at.
@@ -156,6 +156,7 @@ impl Host {
             nodes: BTreeMap::from([(config.node_name.clone(), NodeSeen { ready: true })]),
             pods: pods.collect(),
             api_addresses: config.denied.clone(),
+            ..Inventory::default()
         }
     }
 
@@ -306,6 +307,16 @@ impl Acts for Host {
         if exists {
             self.0.state.folder("halt-status").write(&name, format!("{level:?}\n").as_bytes()).await?;
         }
+        Ok(())
+    }
+    async fn announce(&self, announcement: &Announcement) -> Result<(), Error> {
+        // A machine without Kubernetes has no objects that people would look at.
+        tracing::info!(
+            reason = announcement.reason,
+            on = announcement.on.name,
+            announcement.message,
+            "event"
+        );
         Ok(())
     }
 }

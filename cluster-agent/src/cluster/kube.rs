@@ -6,13 +6,13 @@
 //! | where | resource | verbs |
 //! |---|---|---|
 //! | cluster | pods | get list watch |
-//! | cluster | nodes | list watch |
+//! | cluster | nodes, runtimeclasses.node.k8s.io | list watch |
 //! | cluster | replicasets.apps, jobs.batch (metadata only) | list watch |
 //! | cluster | namespaces `kube-system` | get |
 //! | cluster | experiments, runs, halts | get list watch |
 //! | cluster | ceilings `default` | list watch |
 //! | cluster | experiments/status, runs/status, halts/status | patch |
-//! | cluster | tokenreviews | create |
+//! | cluster | tokenreviews, events | create |
 //! | `default` | services and endpointslices named `kubernetes` | get |
 //! | target namespaces | pods | delete |
 //! | own namespace | faultrecords | get list create update delete |
@@ -24,6 +24,7 @@ mod answer;
 mod authored;
 mod basics;
 mod client;
+mod events;
 mod follow;
 mod inventory;
 mod leadership;
@@ -33,6 +34,7 @@ mod secrets;
 mod slim;
 mod status;
 mod tokens;
+mod uninstall;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,6 +47,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::client::{connect, from_config};
+pub use self::uninstall::{Drained, latch, lift};
 use super::{AuthoredSet, CeilingSeen, Doors, Error, Inventory, Leadership, LocalHalt, Sight};
 
 /// Audience that a node daemon's token must carry.
@@ -77,6 +80,8 @@ pub struct Settings {
     pub node_service_account: String,
     /// How long a lead lasts.
     pub lease: LeaseTiming,
+    /// Installed without node daemons.
+    pub api_faults_only: bool,
 }
 
 /// How long a lead lasts, and how often it is renewed (or watched by who stands by).

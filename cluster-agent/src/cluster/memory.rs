@@ -12,8 +12,8 @@ use proto::wire::{AuthoredRef, Mirror};
 use tokio::sync::watch;
 
 use super::{
-    Acts, AuthoredSet, CeilingSeen, Doors, Error, Inventory, LatchedHalts, Leadership, LocalHalt, NodeAuth,
-    PodDeletion, Records, RunRecordHeld, Secrets, Sight,
+    Acts, Announcement, AuthoredSet, CeilingSeen, Doors, Error, Inventory, LatchedHalts, Leadership,
+    LocalHalt, NodeAuth, PodDeletion, Records, RunRecordHeld, Secrets, Sight,
 };
 
 /// What was kept and done so far.
@@ -31,6 +31,8 @@ pub struct Kept {
     pub statuses: BTreeMap<AuthoredRef, Vec<u8>>,
     /// Levels of Halt objects.
     pub halt_levels: BTreeMap<String, HaltLevel>,
+    /// Announcements, in order.
+    pub announced: Vec<Announcement>,
     /// Uids of deleted pods, in order.
     pub deleted: Vec<String>,
     /// Tokens and the node each stands for.
@@ -233,6 +235,10 @@ impl Acts for Memory {
         if self.0.halts.borrow().as_ref().is_some_and(|halts| halts.iter().any(|h| h.name == name)) {
             kept.halt_levels.insert(name.to_owned(), level);
         }
+        Ok(())
+    }
+    async fn announce(&self, announcement: &Announcement) -> Result<(), Error> {
+        self.working("announce")?.announced.push(announcement.clone());
         Ok(())
     }
 }

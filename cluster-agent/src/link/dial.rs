@@ -38,13 +38,20 @@ pub trait Dial: Send + Sync + Debug {
 pub struct Grpc {
     credentials: Credentials,
     endpoints: Vec<String>,
+    proxy: Option<certs::Proxy>,
 }
 
 impl Grpc {
     /// Dials the endpoints of the identity, or `instead` where that is not empty.
     pub fn new(credentials: Credentials, instead: &[String]) -> Self {
         let endpoints = if instead.is_empty() { credentials.endpoints().to_vec() } else { instead.to_vec() };
-        Self { credentials, endpoints }
+        Self { credentials, endpoints, proxy: None }
+    }
+
+    /// Dials through this proxy what it is for.
+    #[must_use]
+    pub fn through(self, proxy: Option<certs::Proxy>) -> Self {
+        Self { proxy, ..self }
     }
 }
 
@@ -60,8 +67,8 @@ impl Dial for Grpc {
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        let channel =
-            endpoint.connect_with_connector(Connector::new(config)).await.map_err(|e| failed(&e))?;
+        let connector = Connector::new(config).with_proxy(self.proxy.clone());
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|e| failed(&e))?;
         let mut client = LinkClient::new(channel).max_decoding_message_size(4 * MAX_DOCUMENT_BYTES);
         let (up, outgoing) = mpsc::channel::<Up>(WINDOW);
         let (arrived, down) = mpsc::channel::<Down>(WINDOW);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use certs::client::{self, Expect, Trust};
-use certs::{Connector, JoinToken, PrivateKey, Protocol, ReloadableIdentity};
+use certs::{Connector, JoinToken, PrivateKey, Protocol, Proxy, ReloadableIdentity};
 use proto::api::enrolment::EnrolRequest;
 use proto::api::enrolment::enrolment_client::EnrolmentClient;
 use proto::ids::ClusterId;
@@ -14,11 +14,13 @@ use tonic::transport::Endpoint;
 use super::identity::{Enrolled, StoredIdentity};
 use crate::cluster::Secrets;
 
-/// The identity, enrolled: as kept, or by this token. Needs no token once enrolled.
+/// The identity, enrolled: as kept, or by this token. Needs no token once enrolled. Another token for the same
+/// cluster than the one that was used is a new invitation: it is used up; where that does not work, what is kept is.
 pub async fn identity(
     secrets: &Arc<dyn Secrets>,
     token: Option<&JoinToken>,
     cluster_uid: &str,
+    proxy: Option<&Proxy>,
 ) -> anyhow::Result<StoredIdentity> {
     let kept = StoredIdentity::load(&**secrets).await?;
     if let Some(kept) = kept.as_ref().filter(|k| k.enrolled.is_some()) {
@@ -26,7 +28,16 @@ pub async fn identity(
         if let Some(token) = other {
             bail!("this cluster is enrolled as {} and the join token is for {}", kept.cluster, token.cluster);
         }
-        return Ok(kept.clone());
+        let Some(token) = token.filter(|t| t.id.to_string() != kept.token_id) else {
+            return Ok(kept.clone());
+        };
+        return Ok(match again(&**secrets, token, cluster_uid, proxy).await {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the new join token was not used");
+                kept.clone()
+            }
+        });
     }
     let token = token.context("this cluster has no identity yet: a join token is needed")?;
     let cluster: ClusterId = token.cluster.parse().context("read the join token")?;
@@ -39,18 +50,40 @@ pub async fn identity(
         fresh.save(&**secrets).await?;
         fresh
     };
-    let enrolled = enrol(token, &stored, cluster_uid).await?;
+    let enrolled = enrol(token, &stored, cluster_uid, proxy).await?;
     stored.enrolled = Some(enrolled);
     stored.save(&**secrets).await?;
     tracing::info!(cluster = %stored.cluster, "enrolled");
     Ok(stored)
 }
 
-async fn enrol(token: &JoinToken, stored: &StoredIdentity, cluster_uid: &str) -> anyhow::Result<Enrolled> {
+/// Enrols anew with a new key. What is kept is replaced only by what works, so the key of an attempt that was cut
+/// off is lost, and its token with it.
+async fn again(
+    secrets: &dyn Secrets,
+    token: &JoinToken,
+    cluster_uid: &str,
+    proxy: Option<&Proxy>,
+) -> anyhow::Result<StoredIdentity> {
+    let cluster: ClusterId = token.cluster.parse().context("read the join token")?;
+    let key_pem = PrivateKey::generate()?.to_pem();
+    let mut fresh = StoredIdentity { cluster, token_id: token.id.to_string(), key_pem, enrolled: None };
+    fresh.enrolled = Some(enrol(token, &fresh, cluster_uid, proxy).await?);
+    fresh.save(secrets).await?;
+    tracing::info!(cluster = %fresh.cluster, "enrolled again, with another join token");
+    Ok(fresh)
+}
+
+async fn enrol(
+    token: &JoinToken,
+    stored: &StoredIdentity,
+    cluster_uid: &str,
+    proxy: Option<&Proxy>,
+) -> anyhow::Result<Enrolled> {
     let key = PrivateKey::from_pem(&stored.key_pem).context("read the kept key")?;
     let trust = Trust::Pin(token.pin);
     let config = client::config(&ReloadableIdentity::empty(), trust, Expect::Name, Protocol::Grpc)?;
-    let mut connector = Connector::new(config);
+    let mut connector = Connector::new(config).with_proxy(proxy.cloned());
     if let Some(name) = &token.server_name {
         connector = connector.with_server_name(name)?;
     }

@@ -7,6 +7,7 @@ use certs::client::{self, Expect, Trust};
 use certs::{
     ClientConfig, Credential, Lifetime, PrivateKey, Protocol, Reloadable, ReloadableIdentity, TrustBundle,
 };
+use prometheus_client::metrics::gauge::Gauge;
 use proto::ids::ClusterId;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,8 @@ pub struct Credentials {
     identity: ReloadableIdentity,
     bundle: Reloadable<TrustBundle>,
     secrets: Arc<dyn Secrets>,
+    /// When the certificate ends, seconds since 1970.
+    expiry: Gauge,
 }
 
 impl Credentials {
@@ -80,7 +83,28 @@ impl Credentials {
             Credential { chain_pem: enrolled.chain_pem.clone(), key_pem: stored.key_pem.clone() };
         let identity = ReloadableIdentity::new(&credential).context("use the identity")?;
         let bundle = TrustBundle::from_pem(&enrolled.bundle_pem).context("use the centre's roots")?;
-        Ok(Self { stored, enrolled, identity, bundle: Reloadable::new(bundle), secrets })
+        Ok(Self {
+            stored,
+            enrolled,
+            identity,
+            bundle: Reloadable::new(bundle),
+            secrets,
+            expiry: Gauge::default(),
+        })
+    }
+
+    /// Shows in this gauge when the certificate in use ends, now and after each renewal.
+    #[must_use]
+    pub fn measured(self, expiry: Gauge) -> Self {
+        let measured = Self { expiry, ..self };
+        measured.measure();
+        measured
+    }
+
+    fn measure(&self) {
+        if let Ok(lifetime) = self.lifetime() {
+            self.expiry.set(lifetime.not_after.as_second());
+        }
     }
 
     /// The cluster's id.
@@ -128,6 +152,7 @@ impl Credentials {
         self.bundle.replace(bundle);
         self.stored = stored;
         self.enrolled = enrolled;
+        self.measure();
         tracing::info!(cluster = %self.stored.cluster, "certificate renewed");
         Ok(())
     }

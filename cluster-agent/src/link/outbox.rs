@@ -287,7 +287,13 @@ mod tests {
             uid: "u".into(),
         };
         outbox.authored_list(vec![object.clone()]);
-        outbox.authored(Authored { object, generation: 1, author: String::new(), body: b"{}".to_vec() });
+        outbox.authored(Authored {
+            object,
+            generation: 1,
+            author: String::new(),
+            body: b"{}".to_vec(),
+            trace: proto::trace::TraceContext::NONE,
+        });
         outbox.observed(word(ClusterPhase::Planned));
         outbox.halt_state(HaltState::default());
         let order: Vec<Up> = std::iter::from_fn(|| outbox.take(true)).collect();

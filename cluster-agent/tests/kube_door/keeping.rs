@@ -15,6 +15,7 @@ fn record(id: &str, generation: u64, state: RecordState) -> RunRecordHeld {
         state,
         started_at: Some("2026-01-01T00:00:00.123Z".parse().unwrap()),
         deadline: Some("2026-01-01T00:05:00Z".parse().unwrap()),
+        link_loss: None,
         injections: Vec::new(),
         end_reason: String::new(),
         observed: None,

@@ -63,15 +63,13 @@ async fn the_lead_is_handed_over_and_epochs_grow() {
 
     // Dead: its lease expires; and the label of the dead one's pod is taken away.
     let c = agent(&member, "agent-c").await;
+    let last = leases.get("faultline-agent").await.unwrap().spec.unwrap().renew_time.unwrap().0;
     drop(b);
-    let since = Instant::now();
     let next = c.active().await;
     assert!(next > epoch, "{next} > {epoch}");
-    assert!(
-        since.elapsed() >= Duration::from_secs(2),
-        "not before the lease was over: {:?}",
-        since.elapsed()
-    );
+    let taken = leases.get("faultline-agent").await.unwrap().spec.unwrap().acquire_time.unwrap().0;
+    let waited = taken.duration_since(last).unsigned_abs();
+    assert!(waited >= Duration::from_secs(3), "not before the lease was over: {waited:?}");
     selects(&member, &["agent-c"]).await;
 
     // The same pod, another process: another epoch, at once.
@@ -114,7 +112,7 @@ async fn a_leader_that_was_replaced_stands_by() {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), back).await.unwrap();
-    assert_eq!(*a.doors.sight.leadership().borrow(), Leadership::Active { epoch: later });
+    assert_eq!(a.active().await, later);
     a.stop().await;
 }
 
@@ -127,6 +125,7 @@ fn record() -> RunRecordHeld {
         state: RecordState::Started,
         started_at: None,
         deadline: None,
+        link_loss: None,
         injections: Vec::new(),
         end_reason: String::new(),
         observed: None,
@@ -147,7 +146,7 @@ async fn without_an_apiserver_a_leader_is_stop_only_and_leads_on_when_it_is_back
     server.freeze();
     let since = Instant::now();
     a.becomes("stop-only", |seen| *seen == Leadership::StopOnly { epoch }).await;
-    assert!(since.elapsed() < Duration::from_secs(5), "by the end of the lease: {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(10), "by the end of the lease: {:?}", since.elapsed());
     server.thaw();
     assert_eq!(a.active().await, epoch, "nobody else could have led: it is the same lead");
 

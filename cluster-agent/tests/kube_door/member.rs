@@ -89,6 +89,7 @@ impl Member {
             node_bundle_configmap: "faultline-node-bundle".to_owned(),
             node_service_account: "faultline-node".to_owned(),
             lease: LeaseTiming { duration: Duration::from_secs(3), renew: Duration::from_secs(1) },
+            api_faults_only: false,
         }
     }
 
@@ -110,12 +111,23 @@ impl Member {
         Api::namespaced(self.admin.clone(), namespace)
     }
 
+    /// A client with the rights of one of the namespace's service accounts.
+    pub(crate) async fn client_of(&self, server: &Apiserver, account: &str) -> Client {
+        let token = token(&self.admin, &self.own, account, None, None).await;
+        server.client(&token).await.0
+    }
+
     /// A kind of ours in a namespace (or of the cluster), as admin, without a type.
     pub(crate) fn ours(&self, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+        Self::ours_as(self.admin.clone(), kind, namespace)
+    }
+
+    /// As [`Self::ours`], as somebody else.
+    pub(crate) fn ours_as(client: Client, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("faultline.dev", "v1alpha1", kind));
         match namespace {
-            Some(namespace) => Api::namespaced_with(self.admin.clone(), namespace, &resource),
-            None => Api::all_with(self.admin.clone(), &resource),
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
         }
     }
 
@@ -200,13 +212,17 @@ async fn grant_roles(folder: &Path, admin: &Client, own: &str, shop: &str) {
         "templates/agent-guard.yaml",
         "-s",
         "templates/ceiling.yaml",
+        "-s",
+        "templates/uninstall.yaml",
     ]);
     let output = helm.arg("--set-json").arg(format!("ceiling={ceiling}")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
     let mut applied = 0;
-    for mut document in documents.into_iter().filter(|document| document["kind"] != "Ceiling") {
+    for mut document in
+        documents.into_iter().filter(|document| document["kind"] != "Ceiling" && document["kind"] != "Job")
+    {
         let namespace = document["metadata"]["namespace"].as_str().map(str::to_owned);
         if namespace.as_deref().is_none_or(|namespace| namespace == "default") {
             for path in ["/metadata/name", "/roleRef/name", "/spec/policyName"] {
@@ -237,6 +253,8 @@ async fn roles_count(agent: &Client, own: &str, shop: &str) {
         (Some("default"), "discovery.k8s.io", "endpointslices", "kubernetes", "get"),
         (Some(own), "faultline.dev", "faultrecords", "", "create"),
         (None, "apps", "replicasets", "", "watch"),
+        (None, "node.k8s.io", "runtimeclasses", "", "watch"),
+        (Some(shop), "", "events", "", "create"),
     ] {
         let attributes = json!({ "namespace": namespace, "group": group, "resource": resource, "name": name, "verb": verb });
         let review: SelfSubjectAccessReview = named(json!({ "spec": { "resourceAttributes": attributes } }));

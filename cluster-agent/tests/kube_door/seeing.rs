@@ -4,6 +4,7 @@ use cluster_agent::cluster::{AuthoredSet, CeilingSeen, Inventory, Sight};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use proto::wire::{Authored, AuthoredKind};
@@ -121,6 +122,46 @@ async fn a_pod_is_seen_through_its_life() {
 }
 
 #[tokio::test]
+async fn what_no_daemon_can_reach_is_seen_as_such() {
+    let Some(member) = Member::start().await else {
+        return;
+    };
+    let nodes: Api<Node> = Api::all(member.admin.clone());
+    let (windows, cloud) = (format!("win-{}", member.own), format!("cloud-{}", member.own));
+    for (name, label) in [(&windows, ("kubernetes.io/os", "windows")), (&cloud, ("type", "virtual-kubelet"))]
+    {
+        let node = named(json!({ "metadata": { "name": name, "labels": { label.0: label.1 } } }));
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+    }
+    let classes: Api<RuntimeClass> = Api::all(member.admin.clone());
+    let class = format!("safe-{}", member.own);
+    let runsc = named(json!({ "metadata": { "name": class }, "handler": "runsc" }));
+    classes.create(&PostParams::default(), &runsc).await.unwrap();
+    let uid = async |name: &str, node: &str, extra: Value| {
+        member.pod(&member.shop, name, node, extra).await.metadata.uid.unwrap()
+    };
+    let on_windows = uid("a", &windows, json!({})).await;
+    let sandboxed = uid("b", "", json!({ "spec": { "runtimeClassName": class } })).await;
+    let plain = uid("c", "", json!({})).await;
+
+    let agent = member.run("agent-0");
+    let mut seen = agent.doors.sight.inventory();
+    let now = shown(&mut seen, "the pods", |now| now.pods.contains_key(&plain)).await;
+    assert_eq!(now.skipped_nodes[&windows], "runs Windows");
+    assert!(now.skipped_nodes[&cloud].starts_with("is virtual"), "{}", now.skipped_nodes[&cloud]);
+    assert_eq!(now.skipped_pods[&on_windows], format!("its node {windows} runs Windows"));
+    assert!(now.skipped_pods[&sandboxed].contains("gVisor"), "{}", now.skipped_pods[&sandboxed]);
+    assert!(!now.skipped_pods.contains_key(&plain) && !now.api_faults_only);
+    // A class that becomes an ordinary one: its pods can be reached.
+    classes.delete(&class, &DeleteParams::default()).await.unwrap();
+    shown(&mut seen, "no such class", |now| !now.skipped_pods.contains_key(&sandboxed)).await;
+    for name in [&windows, &cloud] {
+        nodes.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn the_ceiling_is_there_or_absent_or_not_understood() {
     let Some(member) = Member::start().await else {
         return;
@@ -204,7 +245,9 @@ async fn authored_objects_arrive_as_they_are_right_or_wrong() {
     let experiments = member.ours("Experiment", shop);
     let mut object = super::member::object("Experiment", "slow", &wrong);
     object.metadata.annotations = Some([("faultline.dev/author".to_owned(), "ada".to_owned())].into());
-    let stored = experiments.create(&PostParams::default(), &object).await.unwrap();
+    // The least strict client there is.
+    let params = PatchParams::apply("test").validation_ignore();
+    let stored = experiments.patch("slow", &params, &Patch::Apply(&object)).await.unwrap();
     let set =
         shown(&mut seen, "the experiment", |set| of(set, AuthoredKind::Experiment, "slow").is_some()).await;
     let first = of(&set, AuthoredKind::Experiment, "slow").unwrap();

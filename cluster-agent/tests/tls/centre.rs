@@ -117,7 +117,7 @@ fn memory() -> Memory {
     memory
 }
 
-struct Running {
+pub(crate) struct Running {
     ca: Arc<Throwaway>,
     heard: mpsc::Receiver<(String, Up)>,
     keys: Arc<Mutex<Vec<String>>>,
@@ -128,12 +128,19 @@ struct Running {
 
 /// A centre whose certificates last for `ttl`, and an agent that was given a token of it.
 async fn start(ttl: Duration) -> Running {
+    start_at(ttl, "127.0.0.1", None).await
+}
+
+/// The same, dialled under this name, through a proxy where one is given.
+pub(crate) async fn start_at(ttl: Duration, host: &str, proxy: Option<certs::Proxy>) -> Running {
     let ca = Arc::new(Throwaway::new(Timestamp::now()).unwrap());
+    let named = ca.authority.issue_server(&[host], None, Timestamp::now(), Duration::from_hours(1)).unwrap();
+    ca.server.replace(&named).unwrap();
     let enrol =
         Acceptor::new(TcpListener::bind("127.0.0.1:0").await.unwrap(), ca.open_server_config().unwrap());
     let link = Acceptor::new(TcpListener::bind("127.0.0.1:0").await.unwrap(), ca.server_config().unwrap());
-    let enrol_addr = enrol.local_addr().unwrap().to_string();
-    let link_addr = link.local_addr().unwrap().to_string();
+    let enrol_addr = format!("{host}:{}", enrol.local_addr().unwrap().port());
+    let link_addr = format!("{host}:{}", link.local_addr().unwrap().port());
     let keys = Arc::new(Mutex::new(Vec::new()));
     let (said, heard) = mpsc::channel(64);
     let centre = |said: mpsc::Sender<(String, Up)>| Centre {
@@ -156,7 +163,8 @@ async fn start(ttl: Duration) -> Running {
     std::fs::write(file.path(), token.reveal()).unwrap();
     let memory = memory();
     let fast = Backoff { first: Duration::from_millis(10), ..Backoff::default() };
-    let config = Config { join_token_file: Some(file.path().to_owned()), backoff: fast, ..Config::default() };
+    let config =
+        Config { join_token_file: Some(file.path().to_owned()), backoff: fast, proxy, ..Config::default() };
     let doors = memory.doors();
     tasks.spawn(async move {
         run_with(doors, config, None, CancellationToken::new()).await.unwrap();
@@ -165,7 +173,7 @@ async fn start(ttl: Duration) -> Running {
 }
 
 impl Running {
-    async fn next(&mut self) -> (String, Up) {
+    pub(crate) async fn next(&mut self) -> (String, Up) {
         tokio::time::timeout(PATIENCE, self.heard.recv()).await.unwrap().unwrap()
     }
 

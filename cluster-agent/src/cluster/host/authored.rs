@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use proto::hash::sha256_hex;
+use proto::trace::TraceContext;
 use proto::validate::{self, Manifest};
 use proto::wire::{Authored, AuthoredKind, AuthoredRef, Mirror};
 use serde_json::json;
@@ -68,6 +69,7 @@ fn object(manifest: &Manifest, generation: i64) -> Result<Authored, String> {
         generation: if kind == AuthoredKind::Run { 1 } else { generation },
         author: String::new(),
         body,
+        trace: TraceContext::NONE,
     })
 }
 

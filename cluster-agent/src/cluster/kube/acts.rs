@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::answer::call;
 use super::follow::{resource, untyped};
-use super::{Kube, status};
-use crate::cluster::{Acts, Error, PodDeletion};
+use super::{Kube, events, status};
+use crate::cluster::{Acts, Announcement, Error, PodDeletion};
 
 #[async_trait]
 impl Acts for Kube {
@@ -53,6 +53,10 @@ impl Acts for Kube {
     async fn set_halt_status(&self, name: &str, level: HaltLevel) -> Result<(), Error> {
         let api = untyped(self.client(), "Halt", "halts");
         status::write(&api, name, None, &json!({ "level": level })).await
+    }
+
+    async fn announce(&self, announcement: &Announcement) -> Result<(), Error> {
+        events::say(self, announcement).await
     }
 }
 

@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use proto::experiment::MAX_SPEC_BYTES;
 use proto::ids::Name;
+use proto::trace::{TRACE_ANNOTATION, TraceContext};
 use proto::wire::{Authored, AuthoredKind, AuthoredRef};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
@@ -75,11 +76,13 @@ fn authored(kind: AuthoredKind, object: &DynamicObject) -> Option<(String, Autho
         body = Value::String(words).to_string().into_bytes();
     }
     let author = object.annotations().get(AUTHOR_ANNOTATION).map(String::as_str).unwrap_or_default();
+    let trace = object.annotations().get(TRACE_ANNOTATION);
     let authored = Authored {
         object: AuthoredRef { kind, namespace, name, uid: uid.clone() },
         generation: object.metadata.generation.unwrap_or_default(),
         author: author.chars().take(MAX_AUTHOR_CHARS).collect(),
         body,
+        trace: trace.map(|text| TraceContext::parse(text)).unwrap_or_default(),
     };
     Some((uid, authored))
 }
@@ -93,7 +96,8 @@ mod tests {
     fn object(spec: &Value) -> DynamicObject {
         let raw = json!({ "apiVersion": "faultline.dev/v1alpha1", "kind": "Run", "spec": spec,
             "metadata": { "name": "r", "namespace": "shop", "uid": "u", "generation": 3,
-                "annotations": { "faultline.dev/author": "ada" } },
+                "annotations": { "faultline.dev/author": "ada",
+                    "faultline.dev/traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01" } },
             "status": { "phase": "Planning" } });
         serde_json::from_value(raw).unwrap()
     }
@@ -105,6 +109,7 @@ mod tests {
         assert_eq!(uid, "u");
         assert_eq!(authored.body, br#"{"zeta":[1,{"b":1,"a":null}],"alpha":"x"}"#);
         assert_eq!((authored.author.as_str(), authored.generation), ("ada", 3));
+        assert_eq!(authored.trace.as_str(), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
     }
 
     #[test]

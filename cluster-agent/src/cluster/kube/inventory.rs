@@ -1,7 +1,6 @@
 //! Publishes what is seen of nodes and pods: whole snapshots, at most one per [`COALESCE`], none before every
 //! watch has delivered once. Called by [`Kube::run`].
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +13,22 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use super::Kube;
 use super::basics::{self, Basics};
 use super::follow::{COALESCE, Listed, events};
-use super::slim::{self, SlimJob, SlimNode, SlimPod, SlimReplicaSet};
-use crate::cluster::{Inventory, NodeSeen, PodSeen};
+use super::slim::{
+    self, NodeOrNot, PodOfClass, SlimJob, SlimNode, SlimPod, SlimReplicaSet, SlimRuntimeClass,
+};
+use crate::cluster::{Inventory, PodSeen};
 
 /// The apiserver's addresses change rarely.
 const BASICS_EVERY: Duration = Duration::from_mins(5);
 
 #[derive(Debug, Default)]
 struct Seen {
-    pods: Listed<PodSeen>,
-    nodes: Listed<NodeSeen>,
+    pods: Listed<PodOfClass>,
+    nodes: Listed<NodeOrNot>,
     replica_sets: Listed<Option<Owner>>,
     jobs: Listed<Option<Owner>>,
+    /// Handlers by the name of their class.
+    classes: Listed<String>,
 }
 
 /// Follows for ever.
@@ -36,6 +39,7 @@ pub(super) async fn follow(door: &Kube) {
     let mut nodes = pin!(events(Api::<SlimNode>::all(client()), "nodes", None));
     let mut replica_sets = pin!(events(Api::<SlimReplicaSet>::all(client()), "replicasets", None));
     let mut jobs = pin!(events(Api::<SlimJob>::all(client()), "jobs", None));
+    let mut classes = pin!(events(Api::<SlimRuntimeClass>::all(client()), "runtimeclasses", None));
     let mut again = interval_at(Instant::now() + BASICS_EVERY, BASICS_EVERY);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = Seen::default();
@@ -47,6 +51,7 @@ pub(super) async fn follow(door: &Kube) {
             Some(event) = nodes.next() => seen.nodes.take(event, slim::node),
             Some(event) = replica_sets.next() => seen.replica_sets.take(event, |o| slim::above(o.metadata)),
             Some(event) = jobs.next() => seen.jobs.take(event, |o| slim::above(o.metadata)),
+            Some(event) = classes.next() => seen.classes.take(event, slim::runtime_class),
             _ = again.tick() => refresh(door, &mut basics).await,
             () = sleep_until(at), if due.is_some() => {
                 due = None;
@@ -77,15 +82,15 @@ async fn refresh(door: &Kube, basics: &mut Basics) -> bool {
 
 fn publish(door: &Kube, seen: &Seen, basics: &Basics) {
     let before = door.0.inventory.borrow().clone();
-    let Some((nodes, pods)) = resolved(seen, before.as_deref()) else {
+    let Some(resolved) = resolved(seen, before.as_deref()) else {
         return;
     };
     let inventory = Inventory {
         cluster_uid: basics.cluster_uid.clone(),
         own_namespace: door.settings().namespace.clone(),
-        nodes,
-        pods,
         api_addresses: basics.api_addresses.clone(),
+        api_faults_only: door.settings().api_faults_only,
+        ..resolved
     };
     door.0.inventory.send_if_modified(|shown| {
         let changed = shown.as_deref() != Some(&inventory);
@@ -96,12 +101,11 @@ fn publish(door: &Kube, seen: &Seen, basics: &Basics) {
     });
 }
 
-type Parts = (BTreeMap<String, NodeSeen>, BTreeMap<String, PodSeen>);
-
-/// Nodes, and pods with the top of their owner chains; `None` until all was listed.
-fn resolved(seen: &Seen, before: Option<&Inventory>) -> Option<Parts> {
+/// Nodes, and pods with the top of their owner chains, and what no daemon can reach of both; `None` until all was
+/// listed.
+fn resolved(seen: &Seen, before: Option<&Inventory>) -> Option<Inventory> {
     let (pods, nodes) = (seen.pods.all()?, seen.nodes.all()?);
-    let (replica_sets, jobs) = (seen.replica_sets.all()?, seen.jobs.all()?);
+    let (replica_sets, jobs, classes) = (seen.replica_sets.all()?, seen.jobs.all()?, seen.classes.all()?);
     let top = |pod: &PodSeen| -> Owner {
         let above = match pod.owner.kind.as_str() {
             "ReplicaSet" => replica_sets.get(&pod.owner.uid),
@@ -117,23 +121,41 @@ fn resolved(seen: &Seen, before: Option<&Inventory>) -> Option<Parts> {
                 .map_or_else(|| pod.owner.clone(), |earlier| earlier.owner.clone()),
         }
     };
-    let pods =
-        pods.iter().map(|(uid, pod)| (uid.clone(), PodSeen { owner: top(pod), ..pod.clone() })).collect();
-    Some((nodes.clone(), pods))
+    let of_node = |name: &str| nodes.get(name).and_then(|node| node.skipped);
+    let of_pod = |seen: &PodOfClass| match of_node(&seen.pod.node) {
+        Some(why) => Some(format!("its node {} {why}", seen.pod.node)),
+        // A class that is not there (any more) may still say something by its name.
+        None => slim::sandbox(classes.get(&seen.class).unwrap_or(&seen.class)).map(str::to_owned),
+    };
+    let skipped_nodes =
+        nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.skipped?.to_owned())));
+    Some(Inventory {
+        skipped_nodes: skipped_nodes.collect(),
+        skipped_pods: pods.iter().filter_map(|(uid, pod)| Some((uid.clone(), of_pod(pod)?))).collect(),
+        nodes: nodes.iter().map(|(name, seen)| (name.clone(), seen.node.clone())).collect(),
+        pods: pods
+            .iter()
+            .map(|(uid, PodOfClass { pod, .. })| (uid.clone(), PodSeen { owner: top(pod), ..pod.clone() }))
+            .collect(),
+        ..Inventory::default()
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use kube::runtime::watcher::Event;
 
     use super::*;
+    use crate::cluster::NodeSeen;
 
     fn owner(kind: &str, uid: &str) -> Owner {
         Owner { kind: kind.into(), namespace: "shop".into(), name: kind.to_lowercase(), uid: uid.into() }
     }
 
-    fn pod(uid: &str, owner: Owner) -> PodSeen {
-        PodSeen {
+    fn pod(uid: &str, owner: Owner) -> PodOfClass {
+        let pod = PodSeen {
             namespace: "shop".into(),
             name: uid.into(),
             uid: uid.into(),
@@ -145,7 +167,8 @@ mod tests {
             host_network: false,
             running: true,
             terminating: false,
-        }
+        };
+        PodOfClass { pod, class: String::new() }
     }
 
     fn list<V: PartialEq + Clone>(into: &mut Listed<V>, all: &[(&str, V)]) {
@@ -162,9 +185,38 @@ mod tests {
         list(&mut seen.pods, &[("p", pod("p", owner("ReplicaSet", "rs")))]);
         list(&mut seen.nodes, &[]);
         list(&mut seen.jobs, &[]);
+        list(&mut seen.classes, &[]);
         assert!(resolved(&seen, None).is_none());
         list(&mut seen.replica_sets, &[("rs", Some(owner("Deployment", "d")))]);
-        assert_eq!(resolved(&seen, None).unwrap().1["p"].owner, owner("Deployment", "d"));
+        assert_eq!(resolved(&seen, None).unwrap().pods["p"].owner, owner("Deployment", "d"));
+    }
+
+    #[test]
+    fn what_no_daemon_can_reach_is_told_with_its_reason() {
+        let mut seen = Seen::default();
+        let node = |skipped| NodeOrNot { node: NodeSeen { ready: true }, skipped };
+        list(&mut seen.nodes, &[("n1", node(None)), ("w1", node(Some("runs Windows")))]);
+        let of = |uid: &str, node: &str, class: &str| {
+            let PodOfClass { pod, .. } = pod(uid, owner("Pod", uid));
+            PodOfClass { pod: PodSeen { node: node.into(), ..pod }, class: class.into() }
+        };
+        let pods = [
+            ("plain", of("plain", "n1", "")),
+            ("win", of("win", "w1", "")),
+            ("gvisor", of("gvisor", "n1", "safe")),
+            ("kata", of("kata", "n1", "kata-gone")),
+            ("fast", of("fast", "n1", "fast")),
+        ];
+        list(&mut seen.pods, &pods);
+        list(&mut seen.classes, &[("safe", "runsc".to_owned()), ("fast", "crun".to_owned())]);
+        list(&mut seen.jobs, &[]);
+        list(&mut seen.replica_sets, &[]);
+        let now = resolved(&seen, None).unwrap();
+        assert_eq!(now.skipped_nodes, [("w1".to_owned(), "runs Windows".to_owned())].into());
+        assert_eq!(now.skipped_pods.keys().collect::<Vec<_>>(), ["gvisor", "kata", "win"]);
+        assert_eq!(now.skipped_pods["win"], "its node w1 runs Windows");
+        assert!(now.skipped_pods["gvisor"].contains("gVisor") && now.skipped_pods["kata"].contains("Kata"));
+        assert_eq!((now.nodes.len(), now.pods.len()), (2, 5), "skipped, and still seen");
     }
 
     #[test]
@@ -176,14 +228,15 @@ mod tests {
         );
         list(&mut seen.nodes, &[]);
         list(&mut seen.jobs, &[]);
+        list(&mut seen.classes, &[]);
         list(&mut seen.replica_sets, &[("rs", Some(owner("Deployment", "d")))]);
-        let before = Inventory { pods: resolved(&seen, None).unwrap().1, ..Inventory::default() };
+        let before = resolved(&seen, None).unwrap();
         list(&mut seen.replica_sets, &[]);
-        assert_eq!(resolved(&seen, Some(&before)).unwrap().1, before.pods);
-        assert_eq!(resolved(&seen, None).unwrap().1["p"].owner, owner("ReplicaSet", "rs"), "never known");
+        assert_eq!(resolved(&seen, Some(&before)).unwrap().pods, before.pods);
+        assert_eq!(resolved(&seen, None).unwrap().pods["p"].owner, owner("ReplicaSet", "rs"), "never known");
         list(&mut seen.replica_sets, &[("rs", None)]);
         assert_eq!(
-            resolved(&seen, Some(&before)).unwrap().1["p"].owner,
+            resolved(&seen, Some(&before)).unwrap().pods["p"].owner,
             owner("ReplicaSet", "rs"),
             "orphaned"
         );

@@ -25,6 +25,8 @@ use crate::cluster::{Error, Leadership};
 
 /// The Service's label is looked at this often while leading.
 const LABEL_EVERY: Duration = Duration::from_mins(1);
+/// Between two tries to give the lead back; who shuts down bounds them all.
+const RESIGN_AGAIN: Duration = Duration::from_millis(200);
 
 /// Stands for the lead until `shutdown`, then gives it back.
 pub(super) async fn campaign(door: &Kube, shutdown: CancellationToken) {
@@ -40,7 +42,6 @@ pub(super) async fn campaign(door: &Kube, shutdown: CancellationToken) {
             pause = campaign.turn() => pause,
             () = shutdown.cancelled() => break,
         };
-        // Never cut off: a patch in flight could land after `resign` took the label away again.
         campaign.label().await;
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -196,15 +197,23 @@ impl Campaign<'_> {
         answer.map(drop).map_err(|failure| failure.into_error(format!("write lease {name}")))
     }
 
-    /// Leads node daemons here. Failing that is told and tried again; it is no reason to give the lead up.
+    /// Leads node daemons here. Failing that is told and tried again; it is no reason to give the lead up. Never
+    /// cut off by a shutdown: a patch in flight could land after [`Self::resign`] took the label away again.
     async fn label(&mut self) {
         let due = self.labelled.is_none_or(|at| at.elapsed() >= LABEL_EVERY);
         if self.candidate.leads().is_none() || !due {
             return;
         }
-        // All of it within one renewal: the lead's own expiry is not watched meanwhile.
-        let bound = self.timing.renew;
-        let why = match tokio::time::timeout(bound, active::label(self.door, bound)).await {
+        // All of it within one renewal.
+        let (door, bound, valid_until) = (self.door, self.timing.renew, self.valid_until);
+        let labelled = {
+            let mut label = std::pin::pin!(tokio::time::timeout(bound, active::label(door, bound)));
+            tokio::select! {
+                labelled = &mut label => labelled,
+                () = expiry(door, valid_until) => label.await,
+            }
+        };
+        let why = match labelled {
             Ok(Ok(())) => {
                 self.labelled = Some(Instant::now());
                 return;
@@ -223,8 +232,12 @@ impl Campaign<'_> {
             return;
         };
         self.candidate.set_leads(None);
-        if let Err(error) = self.give_back(epoch).await {
-            tracing::warn!(%error, "the lease was not given back and has to expire");
+        while let Err(error) = self.give_back(epoch).await {
+            tracing::warn!(%error, "the lease is not given back yet; it may have to expire");
+            if !error.retryable() {
+                return;
+            }
+            tokio::time::sleep(RESIGN_AGAIN).await;
         }
     }
 

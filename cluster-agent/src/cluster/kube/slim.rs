@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::core::metadata::PartialObjectMeta;
@@ -30,6 +31,7 @@ pub(super) struct SlimPod {
 struct SlimPodSpec {
     node_name: String,
     host_network: bool,
+    runtime_class_name: String,
     containers: Vec<Named>,
 }
 
@@ -59,13 +61,57 @@ struct Address {
 pub(super) struct SlimNode {
     metadata: ObjectMeta,
     #[serde(default)]
+    spec: SlimNodeSpec,
+    #[serde(default)]
     status: SlimNodeStatus,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
+struct SlimNodeSpec {
+    taints: Vec<Taint>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Taint {
+    key: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct SlimNodeStatus {
     conditions: Vec<NodeCondition>,
+    node_info: NodeInfo,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeInfo {
+    operating_system: String,
+}
+
+/// What is read of a RuntimeClass.
+#[derive(Debug, Clone, Deserialize, Resource)]
+#[resource(inherit = RuntimeClass)]
+pub(super) struct SlimRuntimeClass {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    handler: String,
+}
+
+/// A pod, and the runtime class that it asks for (empty: the node's own).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PodOfClass {
+    pub(super) pod: PodSeen,
+    pub(super) class: String,
+}
+
+/// A node, and why no daemon can work on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NodeOrNot {
+    pub(super) node: NodeSeen,
+    pub(super) skipped: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -82,7 +128,7 @@ pub(super) type SlimReplicaSet = PartialObjectMeta<ReplicaSet>;
 pub(super) type SlimJob = PartialObjectMeta<Job>;
 
 /// A pod by its uid; its owner is the next above it. One without a uid is none.
-pub(super) fn pod(pod: SlimPod) -> Option<(String, PodSeen)> {
+pub(super) fn pod(pod: SlimPod) -> Option<(String, PodOfClass)> {
     let SlimPod { metadata, spec, status } = pod;
     let owner = controller(&metadata);
     let (uid, name) = (metadata.uid?, metadata.name?);
@@ -107,13 +153,39 @@ pub(super) fn pod(pod: SlimPod) -> Option<(String, PodSeen)> {
         running: status.phase == "Running",
         terminating: metadata.deletion_timestamp.is_some(),
     };
-    Some((uid, seen))
+    Some((uid, PodOfClass { pod: seen, class: spec.runtime_class_name }))
 }
 
 /// A node by its name.
-pub(super) fn node(node: SlimNode) -> Option<(String, NodeSeen)> {
+pub(super) fn node(node: SlimNode) -> Option<(String, NodeOrNot)> {
     let ready = node.status.conditions.iter().any(|c| c.kind == "Ready" && c.status == "True");
-    Some((node.metadata.name?, NodeSeen { ready }))
+    let labels = node.metadata.labels.unwrap_or_default();
+    let label = |name: &str, value: &str| labels.get(name).is_some_and(|held| held == value);
+    let windows = node.status.node_info.operating_system.eq_ignore_ascii_case("windows")
+        || label("kubernetes.io/os", "windows");
+    let tainted = node.spec.taints.iter().any(|taint| taint.key == "virtual-kubelet.io/provider");
+    let is_virtual =
+        tainted || label("type", "virtual-kubelet") || label("eks.amazonaws.com/compute-type", "fargate");
+    let skipped = match (windows, is_virtual) {
+        (_, true) => Some("is virtual: it has no kernel that a daemon could reach"),
+        (true, _) => Some("runs Windows"),
+        _ => None,
+    };
+    Some((node.metadata.name?, NodeOrNot { node: NodeSeen { ready }, skipped }))
+}
+
+/// A runtime class by its name: its handler.
+pub(super) fn runtime_class(class: SlimRuntimeClass) -> Option<(String, String)> {
+    Some((class.metadata.name?, class.handler))
+}
+
+/// Why a pod under this handler cannot be reached into from the node.
+pub(super) fn sandbox(handler: &str) -> Option<&'static str> {
+    let handler = handler.to_ascii_lowercase();
+    if handler.contains("runsc") || handler.contains("gvisor") {
+        return Some("is in a gVisor sandbox, with a kernel of its own");
+    }
+    handler.contains("kata").then_some("is in a Kata virtual machine, with a kernel of its own")
 }
 
 /// What controls the object of these metadata, by the object's uid.
@@ -148,12 +220,13 @@ mod tests {
                 "ownerReferences": [
                     { "apiVersion": "x/v1", "kind": "Other", "name": "o", "uid": "u9" },
                     { "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "u2", "controller": true }] },
-            "spec": { "nodeName": "n1", "hostNetwork": true, "volumes": 7,
+            "spec": { "nodeName": "n1", "hostNetwork": true, "volumes": 7, "runtimeClassName": "sandboxed",
                 "containers": [{ "name": "app", "env": "not even a list" }, { "name": "side" }] },
             "status": { "phase": "Running", "podIPs": [{ "ip": "10.0.0.1" }, { "ip": "no" }, { "ip": "fd00::1" }] },
         });
         let (uid, seen) = pod(serde_json::from_value(raw).unwrap()).unwrap();
-        assert_eq!(uid, "u1");
+        assert_eq!((uid.as_str(), seen.class.as_str()), ("u1", "sandboxed"));
+        let seen = seen.pod;
         assert_eq!((seen.owner.kind.as_str(), seen.owner.uid.as_str()), ("ReplicaSet", "u2"));
         assert_eq!(seen.containers, ["app", "side"]);
         assert_eq!(seen.ips, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
@@ -163,7 +236,7 @@ mod tests {
     #[test]
     fn a_bare_pod_owns_itself() {
         let raw = json!({ "metadata": { "name": "a", "namespace": "shop", "uid": "u1" } });
-        let (_, seen) = pod(serde_json::from_value(raw).unwrap()).unwrap();
+        let (_, PodOfClass { pod: seen, .. }) = pod(serde_json::from_value(raw).unwrap()).unwrap();
         assert_eq!((seen.owner.kind.as_str(), seen.owner.uid.as_str()), ("Pod", "u1"));
         assert!(seen.node.is_empty() && !seen.running && !seen.terminating);
     }
@@ -173,10 +246,46 @@ mod tests {
         for (status, ready) in [("True", true), ("False", false), ("Unknown", false)] {
             let raw = json!({ "metadata": { "name": "n" },
                 "status": { "conditions": [{ "type": "Ready", "status": status }, { "type": "Other", "status": "True" }] } });
-            assert_eq!(
-                node(serde_json::from_value(raw).unwrap()),
-                Some(("n".to_owned(), NodeSeen { ready }))
-            );
+            let seen = NodeOrNot { node: NodeSeen { ready }, skipped: None };
+            assert_eq!(node(serde_json::from_value(raw).unwrap()), Some(("n".to_owned(), seen)));
+        }
+    }
+
+    #[test]
+    fn nodes_without_a_linux_kernel_are_told_apart() {
+        for (raw, word) in [
+            (
+                json!({ "metadata": { "name": "n" }, "status": { "nodeInfo": { "operatingSystem": "windows" } } }),
+                "Windows",
+            ),
+            (json!({ "metadata": { "name": "n", "labels": { "kubernetes.io/os": "windows" } } }), "Windows"),
+            (json!({ "metadata": { "name": "n", "labels": { "type": "virtual-kubelet" } } }), "virtual"),
+            (
+                json!({ "metadata": { "name": "n", "labels": { "eks.amazonaws.com/compute-type": "fargate" } } }),
+                "virtual",
+            ),
+            (
+                json!({ "metadata": { "name": "n" }, "spec": { "taints": [{ "key": "virtual-kubelet.io/provider" }] } }),
+                "virtual",
+            ),
+        ] {
+            let (_, seen) = node(serde_json::from_value(raw.clone()).unwrap()).unwrap();
+            assert!(seen.skipped.is_some_and(|why| why.contains(word)), "{raw}: {seen:?}");
+        }
+        let linux = json!({ "metadata": { "name": "n", "labels": { "type": "big" } }, "spec": { "taints": [{ "key": "dedicated" }] },
+            "status": { "nodeInfo": { "operatingSystem": "linux" } } });
+        assert_eq!(node(serde_json::from_value(linux).unwrap()).unwrap().1.skipped, None);
+    }
+
+    #[test]
+    fn sandboxes_are_known_by_their_handler() {
+        for (handler, word) in
+            [("runsc", "gVisor"), ("gvisor", "gVisor"), ("kata", "Kata"), ("kata-qemu", "Kata")]
+        {
+            assert!(sandbox(handler).is_some_and(|why| why.contains(word)), "{handler}");
+        }
+        for plain in ["", "runc", "crun", "nvidia"] {
+            assert_eq!(sandbox(plain), None, "{plain}");
         }
     }
 }
