@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::proxy::{Proxy, TunnelError};
 use crate::verify::Rejected;
 
 /// The longest that TCP connect and TLS handshake may take together.
@@ -59,6 +60,17 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The proxy opened no tunnel.
+    #[error("reach {address} through the proxy {proxy} (HTTPS_PROXY)")]
+    Proxy {
+        /// Host and port that were meant.
+        address: String,
+        /// Host and port of the proxy.
+        proxy: String,
+        /// What it said.
+        #[source]
+        source: TunnelError,
+    },
     /// Took longer than [`CONNECT_TIMEOUT`].
     #[error("no TLS connection to {0} within 10 s")]
     Timeout(String),
@@ -69,12 +81,19 @@ pub enum Error {
 pub struct Connector {
     config: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
+    proxy: Option<Arc<Proxy>>,
 }
 
 impl Connector {
     /// Expects the server to be called what is dialled.
     pub fn new(config: Arc<ClientConfig>) -> Self {
-        Self { config, server_name: None }
+        Self { config, server_name: None, proxy: None }
+    }
+
+    /// Goes through this proxy to every host that it is for. The TLS inside the tunnel is the same.
+    #[must_use]
+    pub fn with_proxy(self, proxy: Option<Proxy>) -> Self {
+        Self { proxy: proxy.map(Arc::new), ..self }
     }
 
     /// Expects (and asks for, by SNI) `name` whatever is dialled.
@@ -90,20 +109,42 @@ impl Connector {
             Some(name) => name.clone(),
             None => server_name(host.trim_start_matches('[').trim_end_matches(']'))?,
         };
-        match tokio::time::timeout(CONNECT_TIMEOUT, self.dial(&address, name)).await {
+        let proxy = self.proxy.as_deref().filter(|proxy| proxy.is_for(host, uri.port_u16().unwrap_or(443)));
+        match tokio::time::timeout(CONNECT_TIMEOUT, self.dial(&address, name, proxy)).await {
             Ok(result) => result,
-            Err(_) => Err(Error::Timeout(address)),
+            Err(_) => Err(Error::Timeout(match proxy {
+                Some(proxy) => format!("{address} through the proxy {}", proxy.address()),
+                None => address,
+            })),
         }
     }
 
-    async fn dial(&self, address: &str, name: ServerName<'static>) -> Result<Dialled, Error> {
-        let tcp = |source| Error::Tcp { address: address.to_owned(), source };
-        let stream = TcpStream::connect(address).await.map_err(tcp)?;
-        stream.set_nodelay(true).map_err(tcp)?;
+    async fn dial(
+        &self,
+        address: &str,
+        name: ServerName<'static>,
+        proxy: Option<&Proxy>,
+    ) -> Result<Dialled, Error> {
+        let stream = match proxy {
+            Some(proxy) => proxy.tunnel(address).await.map_err(|source| Error::Proxy {
+                address: address.to_owned(),
+                proxy: proxy.address().to_owned(),
+                source,
+            })?,
+            None => {
+                direct(address).await.map_err(|source| Error::Tcp { address: address.to_owned(), source })?
+            }
+        };
         let connector = TlsConnector::from(Arc::clone(&self.config));
         let stream = connector.connect(name, stream).await.map_err(|source| tls_error(address, source))?;
         Ok(Dialled(stream))
     }
+}
+
+async fn direct(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>, Error> {

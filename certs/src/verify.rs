@@ -45,6 +45,15 @@ pub enum Rejected {
         /// Who was meant.
         expected: Box<Identity>,
     },
+    /// The chain leads to none of the roots that are trusted.
+    #[error(
+        "the server's certificate was issued by {issuer:?}, which none of the trusted roots vouches for: this is \
+         another control plane, or a proxy that inspects TLS is in between (exempt this host from inspection)"
+    )]
+    Authority {
+        /// Issuer of the leaf that was sent.
+        issuer: String,
+    },
     /// No self-signed certificate of the chain has the pinned key.
     #[error(
         "the server's certificate chain does not hold the pinned root {expected} (the certificate's issuer is \

@@ -7,6 +7,7 @@ mod tls {
     mod bounds;
     mod openssl;
     mod peers;
+    mod proxies;
     mod reload;
     mod servers;
     mod stacks;

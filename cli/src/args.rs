@@ -1,8 +1,11 @@
 //! Every argument of every command.
 
+mod operations;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use operations::{ApplyArgs, DoctorArgs, InviteArgs, Place, StoreCommand};
 
 /// Multi-cluster chaos, with every fault taken away again.
 #[derive(Debug, Parser)]
@@ -23,7 +26,7 @@ Examples:
   faultline halt set --fleet --reason \"incident\"   stop everything, everywhere
 
 Exit codes: 0 Held, 1 error, 2 usage, 3 Broken, 4 Inconclusive or NotMeasured, 5 Denied,
-6 Aborted or Halted, 7 Missed, 8 Dirty";
+6 Aborted or Halted, 7 Missed, 8 Dirty, 9 the doctor found what does not work";
 
 /// Options of every verb that talks to a control plane.
 #[derive(Debug, Clone, Args)]
@@ -53,7 +56,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Serve(Box<crate::serve::Role>),
     /// Store Experiments and Grants; runs nothing
-    Apply(FileArg),
+    Apply(ApplyArgs),
     /// Check files without a control plane: every problem at once
     Validate(FileArg),
     /// Show what an Experiment would hit and how it is taken away; starts nothing
@@ -76,6 +79,12 @@ pub(crate) enum Command {
     /// Invite, accept and revoke member clusters
     #[command(subcommand)]
     Clusters(ClustersCommand),
+    /// Who may call the control plane, and as what: tokens with a role
+    #[command(subcommand)]
+    Operators(OperatorsCommand),
+    /// Who did what, and the proof that nobody changed it since
+    #[command(subcommand)]
+    Audit(crate::verbs::audit::AuditCommand),
     /// Allow a principal to aim at clusters, namespaces and kinds
     Grant(GrantArgs),
     /// Remember a control plane and prove who you are
@@ -88,10 +97,21 @@ pub(crate) enum Command {
     Crds,
     /// Two clusters on this machine, one experiment across them, live
     Demo(DemoArgs),
+    /// Find out what keeps this from working, and the cure
+    Doctor(Box<DoctorArgs>),
+    /// Back the centre's store up, and bring it back
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Print a shell completion script
     Completion {
         /// Shell
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one per command
+    Man {
+        /// Folder to write them to; made if absent
+        #[arg(long)]
+        out: PathBuf,
     },
     /// Print the version
     Version,
@@ -241,14 +261,13 @@ pub(crate) struct HaltSetArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClustersCommand {
-    /// Make a member and a one-use token for it; prints the token
-    Invite {
-        /// Its name
+    /// Make a member and a one-use token for it; prints the token. Or many members from a file
+    Invite(InviteArgs),
+    /// A new token for a member that was built anew; what the old one had is refused from now on
+    Replace {
+        /// Name or id
         name: String,
-        /// Its labels; only the centre sets them
-        #[arg(long, value_name = "KEY=VALUE")]
-        label: Vec<String>,
-        /// Accept it as soon as it enrols
+        /// Accept it as soon as it enrols; otherwise it must be accepted again
         #[arg(long)]
         auto_accept: bool,
         /// Life of the token, at most 24h
@@ -272,6 +291,50 @@ pub(crate) enum ClustersCommand {
         /// Name or id
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperatorsCommand {
+    /// Make an operator; prints its token, this once
+    Create {
+        /// Its name: what grants, runs and the audit say
+        name: String,
+        /// What it may; each role includes those before
+        #[arg(long, value_enum)]
+        role: OperatorRole,
+        /// Life of the token, as in 720h; it does not end by default
+        #[arg(long)]
+        ttl: Option<String>,
+    },
+    /// List operators
+    List,
+    /// Make another token for an operator, and print it; the one before opens nothing any more
+    Rotate {
+        /// Its name
+        name: String,
+        /// Life of the new token; it does not end by default
+        #[arg(long)]
+        ttl: Option<String>,
+    },
+    /// Take an operator away; the last admin stays
+    Revoke {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OperatorRole {
+    /// Reads and watches
+    Viewer,
+    /// Stores Experiments, plans, stops and halts
+    Author,
+    /// Starts runs, releases halts, removes finished runs
+    Operator,
+    /// Approves plans
+    Approver,
+    /// Members, grants, operators
+    Admin,
 }
 
 #[derive(Debug, Args)]

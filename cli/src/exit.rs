@@ -27,6 +27,8 @@ pub(crate) enum Exit {
     Missed = 7,
     /// Something is left, or not known to be gone.
     Dirty = 8,
+    /// The doctor found what does not work.
+    Unhealthy = 9,
 }
 
 impl From<Exit> for ExitCode {
@@ -92,6 +94,7 @@ mod tests {
             residue,
             residue_resolves_at: None,
             plan_hash: None,
+            plan_expires: None,
             planned_at: None,
             dispatched_at: None,
             injected_at: None,

@@ -8,6 +8,7 @@ mod demo;
 mod exit;
 mod output;
 mod serve;
+mod telemetry;
 mod verbs;
 
 use std::process::ExitCode;

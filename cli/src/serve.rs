@@ -4,18 +4,21 @@
 mod agent;
 mod control_plane;
 mod host;
+mod member_drain;
 mod node;
 
-pub(crate) use host::HostRole;
+pub(crate) use agent::AgentArgs;
+pub(crate) use control_plane::StoreArgs;
+pub(crate) use host::{HostArgs, HostRole};
+pub(crate) use node::NodeArgs;
 
 use std::ffi::OsString;
 use std::future::Future;
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::Subcommand;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::args::WorkerArgs;
 use crate::exit::Exit;
@@ -23,40 +26,27 @@ use crate::exit::Exit;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Role {
     /// The centre: store, REST, agent links, enrolment
-    ControlPlane(control_plane::ControlPlaneArgs),
+    ControlPlane(Box<control_plane::ControlPlaneArgs>),
     /// One per member cluster: talks to the centre and its own apiserver
     Agent(agent::AgentArgs),
     /// One per node: makes faults and takes them away
     Node(node::NodeArgs),
     /// Agent and node daemon in one process, on a machine without Kubernetes
     Host(host::HostArgs),
-}
-
-/// Options of every role.
-#[derive(Debug, Args)]
-pub(crate) struct LogArgs {
-    /// What to log, as in info or faultline=debug,info
-    #[arg(long, env = "FAULTLINE_LOG", default_value = "info")]
-    log: String,
-    /// Form of the log
-    #[arg(long, env = "FAULTLINE_LOG_FORMAT", value_enum, default_value = "text")]
-    log_format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
+    /// Around an uninstall of the member chart: halt and wait, or lift
+    #[command(hide = true)]
+    MemberDrain(member_drain::MemberDrainArgs),
 }
 
 /// Runs a role until a signal.
 pub(crate) fn main(role: Role) -> anyhow::Result<Exit> {
     certs::install_provider();
     match role {
-        Role::ControlPlane(args) => control_plane::main(args),
-        Role::Agent(args) => agent::main(args),
-        Role::Node(args) => node::main(args),
-        Role::Host(args) => host::main(args),
+        Role::ControlPlane(args) => control_plane::main(*args),
+        Role::Agent(args) => agent::main(&args),
+        Role::Node(args) => node::main(&args),
+        Role::Host(args) => host::main(&args),
+        Role::MemberDrain(args) => member_drain::main(args),
     }
 }
 
@@ -67,19 +57,6 @@ pub(crate) fn worker(args: &WorkerArgs) -> anyhow::Result<Exit> {
         _ => node_daemon::work(args.arguments.iter().map(OsString::from))?,
     }
     Ok(Exit::Ok)
-}
-
-impl LogArgs {
-    /// Starts logging to stderr. A second start in one process is a mistake.
-    fn start(&self) -> anyhow::Result<()> {
-        let filter = EnvFilter::try_new(&self.log).with_context(|| format!("--log {:?}", self.log))?;
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        let started = match self.log_format {
-            LogFormat::Text => builder.with_ansi(false).try_init(),
-            LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        };
-        started.map_err(|error| anyhow::anyhow!("start logging: {error}"))
-    }
 }
 
 /// Runs a role's library until it ends, with a token that the first SIGTERM or
@@ -111,6 +88,14 @@ where
             shutdown.cancel();
         }
     })
+}
+
+/// The forward proxy of the environment, and what is wrong with it.
+fn proxy() -> (Option<certs::Proxy>, Vec<String>) {
+    match certs::Proxy::from_env(|name| std::env::var(name).ok()) {
+        Ok(proxy) => (proxy, Vec::new()),
+        Err(error) => (None, vec![error.to_string()]),
+    }
 }
 
 /// Every mistake of a configuration at once, as a usage error.

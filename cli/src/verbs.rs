@@ -1,17 +1,22 @@
 //! Operator verbs, one file each.
 
 mod apply;
+pub(crate) mod audit;
 mod clusters;
 mod context;
 mod delete;
 mod describe;
+mod doctor;
 mod faults;
 mod get;
 mod grant;
 mod halt;
 mod login;
+mod man;
+mod operators;
 mod plan;
 mod run;
+mod store;
 mod validate;
 mod watch;
 
@@ -34,7 +39,7 @@ async fn dispatch(verb: Command, global: Global) -> anyhow::Result<Exit> {
     let form = global.output;
     let client = || Client::of(global.context.as_deref());
     match verb {
-        Command::Apply(args) => apply::run(apply::read(&args)?, &client()?).await,
+        Command::Apply(args) => apply::run(apply::read(&args)?, &args, &client()?, form).await,
         Command::Validate(args) => validate::run(&args),
         Command::Plan(args) => plan::run(plan::request(&args)?, &client()?, form).await,
         Command::Run(args) => {
@@ -48,11 +53,16 @@ async fn dispatch(verb: Command, global: Global) -> anyhow::Result<Exit> {
         Command::Delete(args) => delete::run(&client()?, &args).await,
         Command::Halt(args) => halt::run(&client()?, form, args).await,
         Command::Clusters(args) => clusters::run(&client()?, form, args).await,
+        Command::Operators(args) => operators::run(&client()?, form, args).await,
+        Command::Audit(command) => audit::run(command, client, form).await,
         Command::Grant(args) => grant::run(grant::request(args)?, &client()?).await,
         Command::Login(args) => login::run(args).await,
         Command::Context(args) => context::run(form, args.name),
         Command::Faults(args) => faults::run(if args.json { crate::args::Form::Json } else { form }),
         Command::Crds => output::data(&proto::crd::yaml()?).map(|()| Exit::Ok),
+        Command::Doctor(args) => doctor::run(*args, global.context.as_deref(), form).await,
+        Command::Store(command) => store::run(command, form).await,
+        Command::Man { out } => man::run(&out),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "faultline", &mut script);

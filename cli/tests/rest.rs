@@ -14,6 +14,19 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+#[path = "rest/declared.rs"]
+mod declared;
+#[path = "rest/doctor.rs"]
+mod doctor;
+#[path = "rest/invited.rs"]
+mod invited;
+#[path = "rest/operators.rs"]
+mod operators;
+#[path = "rest/proxied.rs"]
+mod proxied;
+#[path = "rest/restored.rs"]
+mod restored;
+
 const TOKEN: &str = "the-token-of-the-first-admin";
 const WITHIN: Duration = Duration::from_mins(1);
 
@@ -28,8 +41,12 @@ struct Centre {
 impl Centre {
     /// Serves with a certificate of a CA of its own for REST.
     async fn start() -> Self {
+        Self::start_in(TempDir::new().expect("a folder"), StoreChoice::Memory).await
+    }
+
+    /// In this folder, on this store.
+    async fn start_in(folder: TempDir, store: StoreChoice) -> Self {
         certs::install_provider();
-        let folder = TempDir::new().expect("a folder");
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);
             std::fs::write(&path, text).expect("a file");
@@ -39,16 +56,17 @@ impl Centre {
         let authority =
             Authority::create(TrustDomain::new("rest.test").expect("a domain"), now).expect("a CA");
         let own = authority
-            .issue_server(&["localhost"], None, now, Duration::from_hours(1))
+            .issue_server(&["localhost", "centre.test"], None, now, Duration::from_hours(1))
             .expect("a certificate");
         file("ca.pem", authority.bundle_pem());
         let (kek, token) = (file("kek", "0123456789abcdef0123456789abcdef"), file("token", TOKEN));
-        let mut config = Config::new(StoreChoice::Memory, kek, token);
+        let mut config = Config::new(store, kek, token);
         for addr in
             [&mut config.rest_addr, &mut config.link_addr, &mut config.enrol_addr, &mut config.health_addr]
         {
             *addr = "127.0.0.1:0".parse().expect("an address");
         }
+        config.rest_reload = Duration::from_millis(20);
         config.rest_tls = Some((file("rest.crt", &own.chain_pem), file("rest.key", &own.key_pem)));
         let listeners = control_plane::Listeners::bind(&config).await.expect("free ports");
         let port = listeners.rest.local_addr().expect("bound").port();
@@ -59,18 +77,25 @@ impl Centre {
         Self { folder, address, pin, shutdown, served }
     }
 
-    async fn end(mut self) {
+    async fn end(self) {
+        self.stop().await;
+    }
+
+    /// Stops serving; the folder stays.
+    async fn stop(mut self) -> TempDir {
         self.shutdown.cancel();
         self.served.join_next().await.expect("it was started").expect("no panic").expect("a clean end");
+        self.folder
     }
 
     fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
-    async fn run(&self, args: &[&str]) -> Output {
+    async fn run_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Output {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_faultline"));
         command.args(args).env_clear().env("FAULTLINE_CONFIG", self.path("contexts.json")).kill_on_drop(true);
+        command.envs(environment.iter().copied());
         command.current_dir(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/files"));
         let output = tokio::time::timeout(WITHIN, command.output()).await;
         output.with_context(|| format!("{args:?} did not end")).expect("in time").expect("the binary starts")
@@ -78,7 +103,11 @@ impl Centre {
 
     /// Exit code, stdout, stderr.
     async fn said(&self, args: &[&str]) -> (i32, String, String) {
-        let output = self.run(args).await;
+        self.said_with(args, &[]).await
+    }
+
+    async fn said_with(&self, args: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
+        let output = self.run_with(args, environment).await;
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
         (output.status.code().expect("a code"), text(output.stdout), text(output.stderr))
     }
@@ -187,8 +216,8 @@ async fn a_login_that_fails_leaves_nothing() {
 async fn a_definition_is_stored_run_followed_and_deleted() {
     let centre = Centre::start().await;
     centre.login().await;
-    assert_eq!(centre.ok(&["apply", "-f", "good.yaml"]).await, "experiment/slow-payments stored\n");
-    assert_eq!(centre.ok(&["apply", "-f", "good.yaml"]).await, "experiment/slow-payments stored\n");
+    assert_eq!(centre.ok(&["apply", "-f", "good.yaml"]).await, "experiment/slow-payments created\n");
+    assert_eq!(centre.ok(&["apply", "-f", "good.yaml"]).await, "experiment/slow-payments unchanged\n");
     assert_eq!(centre.json(&["get", "runs"]).await, Value::Array(Vec::new()), "storing runs nothing");
     let stored = centre.json(&["get", "experiment", "slow-payments"]).await;
     assert_eq!(stored["spec"]["clusters"]["names"][0], "c2");
@@ -286,6 +315,47 @@ async fn members_and_the_audit() {
     let (code, ..) = centre.said(&["get", "audit", "one"]).await;
     assert_eq!(code, 2);
     centre.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_is_verified_with_and_without_the_control_plane() {
+    let centre = Centre::start().await;
+    centre.login().await;
+    for name in ["c1", "c2", "c3"] {
+        centre.ok(&["clusters", "invite", name]).await;
+    }
+    let written = async {
+        while centre.json(&["audit", "list", "--action", "cluster.*"]).await.as_array().expect("a list").len()
+            < 3
+        {}
+    };
+    tokio::time::timeout(WITHIN, written).await.expect("everything is in the audit");
+    assert_eq!(centre.json(&["audit", "list", "--by", "operator:nobody"]).await, Value::Array(Vec::new()));
+    assert_eq!(
+        centre.json(&["audit", "list", "--since", "2100-01-01T00:00:00Z"]).await,
+        Value::Array(Vec::new())
+    );
+    let chains = centre.json(&["audit", "verify"]).await;
+    assert_eq!(chains[0]["flaws"], Value::Array(Vec::new()), "{chains}");
+    let folder = TempDir::new().expect("a folder");
+    let [export, ca] = ["audit.jsonl", "root.pem"].map(|name| folder.path().join(name).display().to_string());
+    std::fs::write(&ca, centre.ok(&["audit", "ca"]).await).expect("a file");
+    let text = centre.ok(&["audit", "export"]).await;
+    std::fs::write(&export, &text).expect("a file");
+    centre.end().await;
+
+    let offline = async |args: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_faultline"));
+        let output = command.args(args).env_clear().output().await.expect("it runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    };
+    let verify = ["audit", "verify", "--file", &export, "--ca", &ca];
+    assert_eq!(offline(&verify).await, (Some(0), String::new()));
+    std::fs::write(&export, text.replacen("\"c2\"", "\"c9\"", 1)).expect("a file");
+    let (code, said) = offline(&verify).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(": Altered: ") && said.ends_with("error: the audit is not whole\n"), "{said}");
+    assert_eq!(offline(&verify[..4]).await.0, Some(2), "a file without a root proves nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ mod authority;
 mod grpc;
 mod tokens;
 
+pub(crate) use authority::CertRecord;
 pub use authority::Signer;
 pub use grpc::EnrolmentService;
-pub use tokens::{Enroller, Refused, TokenRecord};
+pub use tokens::{EnrolRequest, Enrolled, Enroller, Refused, TokenRecord};

@@ -54,6 +54,8 @@ pub struct ClusterStatus {
     pub connected_at: Option<Timestamp>,
     /// When the last session ended; absent while one is live.
     pub disconnected_at: Option<Timestamp>,
+    /// Last instant of the certificate that was issued last.
+    pub certificate_not_after: Option<Timestamp>,
     /// Latest inventory.
     pub inventory: InventorySummary,
     /// Halts acknowledged: id to level.
@@ -76,6 +78,10 @@ pub struct InventorySummary {
     pub has_ceiling: bool,
     /// Whether this agent accepts starts (false: stop-only).
     pub accepts_starts: bool,
+    /// Installed without node daemons: only faults that are changes to Kubernetes objects can be made here.
+    pub api_faults_only: bool,
+    /// Pods that no daemon can reach into: sandboxed ones, and those on skipped nodes.
+    pub skipped_pods: u32,
 }
 
 /// A node in short.
@@ -88,6 +94,9 @@ pub struct NodeSummary {
     pub daemon: bool,
     /// What the daemon found missing, by capability name.
     pub missing: Vec<String>,
+    /// Why no daemon can work on it (Windows, a virtual node); empty where one can.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub skipped: String,
 }
 
 /// What a node's kernel and runtime can do, as probed by its daemon.

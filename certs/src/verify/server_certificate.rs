@@ -5,7 +5,7 @@ use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_an
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::Rejected;
 use crate::bundle::Pin;
@@ -80,7 +80,13 @@ impl ServerCertVerifier for ServerVerifier {
         match &self.trust {
             Trust::Bundle(bundle) => {
                 let bundle = bundle.load();
-                self.verify(bundle.server_verifier(), bundle.roots(), leaf, rest, name, now)
+                let verified = self.verify(bundle.server_verifier(), bundle.roots(), leaf, rest, name, now);
+                verified.map_err(|error| match error {
+                    Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                        Rejected::Authority { issuer: issuer_of(leaf) }.into()
+                    }
+                    other => other,
+                })
             }
             Trust::Pin(pin) => {
                 let Some(root) = pinned_root(*pin, rest) else {

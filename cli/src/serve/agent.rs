@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use cluster_agent::Config;
 
-use super::LogArgs;
 use crate::exit::Exit;
+use crate::telemetry::TelemetryArgs;
 
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
@@ -47,26 +47,42 @@ pub(crate) struct AgentArgs {
     /// Link endpoints (host:port) instead of those that enrolment gave
     #[arg(long, env = "FAULTLINE_LINK_ENDPOINTS", value_delimiter = ',')]
     link_endpoints: Vec<String>,
+    /// Installed without node daemons: only faults on Kubernetes objects can be made
+    #[arg(long, env = "FAULTLINE_NO_NODE_DAEMONS")]
+    no_node_daemons: bool,
     #[command(flatten)]
-    log: LogArgs,
+    telemetry: TelemetryArgs,
 }
 
-pub(crate) fn main(args: AgentArgs) -> anyhow::Result<Exit> {
-    args.log.start()?;
-    let config = Config {
-        join_token_file: args.join_token_file,
-        namespace: args.namespace,
-        pod_name: args.pod_name,
-        node_name: args.node_name,
-        node_link_addr: Some(args.node_link_addr),
-        node_service: args.node_service,
-        health_addr: Some(args.health_addr),
-        identity_secret: args.identity_secret,
-        node_ca_secret: args.node_ca_secret,
-        node_bundle_configmap: args.node_bundle_configmap,
-        lease_name: args.lease_name,
-        link_endpoints: args.link_endpoints,
-        ..Config::default()
-    };
+pub(crate) fn main(args: &AgentArgs) -> anyhow::Result<Exit> {
+    let (config, problems) = args.config();
+    super::refuse(&problems)?;
+    let _telemetry = args.telemetry.start("faultline-agent")?;
     super::until_signal(|shutdown| cluster_agent::kubernetes::run(config, shutdown))
+}
+
+impl AgentArgs {
+    /// The configuration, and everything that is wrong with it.
+    pub(crate) fn config(&self) -> (Config, Vec<String>) {
+        let (proxy, mut problems) = super::proxy();
+        let config = Config {
+            join_token_file: self.join_token_file.clone(),
+            namespace: self.namespace.clone(),
+            pod_name: self.pod_name.clone(),
+            node_name: self.node_name.clone(),
+            node_link_addr: Some(self.node_link_addr),
+            node_service: self.node_service.clone(),
+            health_addr: Some(self.health_addr),
+            identity_secret: self.identity_secret.clone(),
+            node_ca_secret: self.node_ca_secret.clone(),
+            node_bundle_configmap: self.node_bundle_configmap.clone(),
+            lease_name: self.lease_name.clone(),
+            link_endpoints: self.link_endpoints.clone(),
+            node_daemons: !self.no_node_daemons,
+            proxy,
+            ..Config::default()
+        };
+        problems.extend(config.problems());
+        (config, problems)
+    }
 }

@@ -2,18 +2,23 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use control_plane::audit::SinkChoice;
 use control_plane::config::{Config, StoreChoice};
 use control_plane::store::etcd::{EtcdConfig, EtcdTls};
 
-use super::LogArgs;
-use crate::exit::Exit;
+use proto::quantity::{Span, SpanError};
 
+use crate::exit::Exit;
+use crate::telemetry::TelemetryArgs;
+
+/// Where the state is.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("store").required(true).args(["data_dir", "etcd_endpoints"]))]
-pub(crate) struct ControlPlaneArgs {
+pub(crate) struct StoreArgs {
     /// Embedded store: one file in this directory, for one replica
     #[arg(long, env = "FAULTLINE_DATA_DIR")]
     data_dir: Option<PathBuf>,
@@ -32,6 +37,12 @@ pub(crate) struct ControlPlaneArgs {
     /// Its key, PEM
     #[arg(long, env = "FAULTLINE_ETCD_KEY", requires = "etcd_cert")]
     etcd_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ControlPlaneArgs {
+    #[command(flatten)]
+    store: StoreArgs,
     /// REST, for people and their tools
     #[arg(long, env = "FAULTLINE_REST_ADDR", default_value = "0.0.0.0:7443")]
     rest_addr: SocketAddr,
@@ -53,6 +64,9 @@ pub(crate) struct ControlPlaneArgs {
     /// host:port for enrolment; goes into join tokens
     #[arg(long, env = "FAULTLINE_ENROL_ADVERTISE")]
     enrol_advertise: Option<String>,
+    /// host:port of the links at which other replicas dial this one; default: what is bound
+    #[arg(long, env = "FAULTLINE_PEER_ADVERTISE")]
+    peer_advertise: Option<String>,
     /// SPIFFE trust domain of every certificate issued
     #[arg(long, env = "FAULTLINE_TRUST_DOMAIN", default_value = "faultline.local")]
     trust_domain: String,
@@ -68,16 +82,29 @@ pub(crate) struct ControlPlaneArgs {
     /// Its key
     #[arg(long, env = "FAULTLINE_REST_KEY", requires = "rest_cert")]
     rest_key: Option<PathBuf>,
+    /// Where the leader sends the audit, at least once: jsonl:PATH or otlp:http(s)://HOST:4317
+    #[arg(long, env = "FAULTLINE_AUDIT_SINK", value_name = "SINK")]
+    audit_sink: Option<SinkChoice>,
+    /// Authorities that may vouch for an https sink, PEM; default: the system's
+    #[arg(long, env = "FAULTLINE_AUDIT_SINK_CA", requires = "audit_sink")]
+    audit_sink_ca: Option<PathBuf>,
+    /// The sink is alarmingly late when it lacks a record older than this
+    #[arg(long, env = "FAULTLINE_AUDIT_SINK_ALARM", default_value = "5m", value_parser = duration)]
+    audit_sink_alarm: Duration,
+    /// How long the store keeps the audit, the names of past runs and halts that were lifted
+    #[arg(long, env = "FAULTLINE_AUDIT_RETENTION", default_value = "720h", value_parser = duration)]
+    audit_retention: Duration,
+    /// How often the leader lets the store forget revisions older than this; 0s: never. An etcd that compacts
+    /// itself, or is shared, may want that
+    #[arg(long, env = "FAULTLINE_STORE_COMPACTION", default_value = "5m", value_parser = duration)]
+    store_compaction: Duration,
     #[command(flatten)]
-    log: LogArgs,
+    telemetry: TelemetryArgs,
 }
 
 pub(crate) fn main(args: ControlPlaneArgs) -> anyhow::Result<Exit> {
-    args.log.start()?;
-    let store = match &args.data_dir {
-        Some(data_dir) => StoreChoice::Embedded { data_dir: data_dir.clone() },
-        None => StoreChoice::Etcd(Box::new(etcd(&args)?)),
-    };
+    let _telemetry = args.telemetry.start("faultline-control-plane")?;
+    let store = args.store.choice()?;
     let mut config = Config::new(store, args.kek_file, args.admin_token_file);
     config.rest_addr = args.rest_addr;
     config.link_addr = args.link_addr;
@@ -86,15 +113,40 @@ pub(crate) fn main(args: ControlPlaneArgs) -> anyhow::Result<Exit> {
     config.advertise = args.advertise;
     config.link_advertise = args.link_advertise;
     config.enrol_advertise = args.enrol_advertise;
+    config.peer_advertise = args.peer_advertise;
     config.trust_domain = args.trust_domain;
     config.rest_tls = args.rest_cert.zip(args.rest_key);
+    config.audit.sink = match (args.audit_sink, args.audit_sink_ca) {
+        (Some(SinkChoice::Otlp { endpoint, .. }), Some(path)) => {
+            let pem = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            Some(SinkChoice::Otlp { endpoint, ca_pem: Some(pem) })
+        }
+        (sink, _) => sink,
+    };
+    config.audit.alarm_after = args.audit_sink_alarm;
+    config.audit.keep_for = args.audit_retention;
+    config.retention.compact_every = Some(args.store_compaction).filter(|every| !every.is_zero());
     if let Ok(host) = nix::unistd::gethostname() {
         config.host = host.to_string_lossy().into_owned();
     }
     super::until_signal(|shutdown| control_plane::run(config, shutdown))
 }
 
-fn etcd(args: &ControlPlaneArgs) -> anyhow::Result<EtcdConfig> {
+impl StoreArgs {
+    /// The store that is meant.
+    pub(crate) fn choice(&self) -> anyhow::Result<StoreChoice> {
+        Ok(match &self.data_dir {
+            Some(data_dir) => StoreChoice::Embedded { data_dir: data_dir.clone() },
+            None => StoreChoice::Etcd(Box::new(etcd(self)?)),
+        })
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, SpanError> {
+    Span::written(text).ms().map(Duration::from_millis)
+}
+
+fn etcd(args: &StoreArgs) -> anyhow::Result<EtcdConfig> {
     let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("read {}", path.display()));
     let mut config = EtcdConfig::new(args.etcd_endpoints.clone());
     config.prefix.clone_from(&args.etcd_prefix);

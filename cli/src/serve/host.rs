@@ -12,8 +12,8 @@ use node_daemon::{Resolver, link::Channels};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::LogArgs;
 use crate::exit::Exit;
+use crate::telemetry::TelemetryArgs;
 
 /// Messages on their way between agent and daemon.
 const LINK: usize = 64;
@@ -41,7 +41,7 @@ pub(crate) struct HostArgs {
     #[arg(long, env = "FAULTLINE_NODE_NAME")]
     node_name: Option<String>,
     #[command(flatten)]
-    log: LogArgs,
+    telemetry: TelemetryArgs,
 }
 
 /// A host-mode cluster, checked.
@@ -52,23 +52,35 @@ pub(crate) struct HostRole {
     pub(crate) node: node_daemon::Config,
 }
 
-pub(crate) fn main(args: HostArgs) -> anyhow::Result<Exit> {
-    args.log.start()?;
-    let node_name = match args.node_name {
-        Some(name) => name,
-        None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
-    };
-    let host = HostConfig {
-        state_dir: args.state_dir.join("agent"),
-        workloads: args.workloads,
-        ceiling: args.ceiling,
-        authored_dir: args.authored_dir,
-        node_name,
-        denied: Vec::new(),
-    };
-    let role = HostRole::new(host, args.join_token_file, args.state_dir.join("node"));
-    super::refuse(&role.node.problems())?;
+pub(crate) fn main(args: &HostArgs) -> anyhow::Result<Exit> {
+    let (role, problems) = args.role()?;
+    super::refuse(&problems)?;
+    let _telemetry = args.telemetry.start("faultline-host")?;
     super::until_signal(|shutdown| role.run(shutdown))
+}
+
+impl HostArgs {
+    /// The role, and everything that is wrong with it.
+    pub(crate) fn role(&self) -> anyhow::Result<(HostRole, Vec<String>)> {
+        let node_name = match &self.node_name {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
+        };
+        let host = HostConfig {
+            state_dir: self.state_dir.join("agent"),
+            workloads: self.workloads.clone(),
+            ceiling: self.ceiling.clone(),
+            authored_dir: self.authored_dir.clone(),
+            node_name,
+            denied: Vec::new(),
+        };
+        let mut role = HostRole::new(host, self.join_token_file.clone(), self.state_dir.join("node"));
+        let (proxy, mut problems) = super::proxy();
+        role.agent.proxy = proxy;
+        problems.extend(role.node.problems());
+        problems.extend(role.agent.problems());
+        Ok((role, problems))
+    }
 }
 
 impl HostRole {

@@ -7,8 +7,8 @@ use clap::Args;
 use node_daemon::{AgentLink, Config, Resolver};
 use proto::quantity::Span;
 
-use super::LogArgs;
 use crate::exit::Exit;
+use crate::telemetry::TelemetryArgs;
 
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
@@ -46,24 +46,36 @@ pub(crate) struct NodeArgs {
     #[arg(long, env = "FAULTLINE_PROTECTED_NAMESPACES", value_delimiter = ',')]
     protected_namespaces: Vec<String>,
     #[command(flatten)]
-    log: LogArgs,
+    telemetry: TelemetryArgs,
 }
 
-pub(crate) fn main(args: NodeArgs) -> anyhow::Result<Exit> {
-    let mut problems = Vec::new();
-    let mut config =
-        Config::new(args.node_name, args.state_dir, Resolver::Cri { socket: args.runtime_socket });
-    match Span::written(&args.max_deadline).ms() {
-        Ok(ms) => config.max_deadline_ms = ms,
-        Err(error) => problems.push(format!("--max-deadline: {error}")),
-    }
-    config.agent = Some(AgentLink { address: args.agent, bundle: args.agent_bundle, token: args.token_file });
-    config.roots.proc = args.proc_root;
-    config.roots.cgroup = args.cgroup_root;
-    config.health_addr = Some(args.health_addr);
-    config.protected_namespaces.extend(args.protected_namespaces);
-    problems.extend(config.problems());
+pub(crate) fn main(args: &NodeArgs) -> anyhow::Result<Exit> {
+    let (config, problems) = args.config();
     super::refuse(&problems)?;
-    args.log.start()?;
+    let _telemetry = args.telemetry.start("faultline-node")?;
     super::until_signal(|shutdown| node_daemon::run(config, shutdown))
+}
+
+impl NodeArgs {
+    /// The configuration, and everything that is wrong with it.
+    pub(crate) fn config(&self) -> (Config, Vec<String>) {
+        let mut problems = Vec::new();
+        let resolver = Resolver::Cri { socket: self.runtime_socket.clone() };
+        let mut config = Config::new(self.node_name.clone(), self.state_dir.clone(), resolver);
+        match Span::written(&self.max_deadline).ms() {
+            Ok(ms) => config.max_deadline_ms = ms,
+            Err(error) => problems.push(format!("--max-deadline: {error}")),
+        }
+        config.agent = Some(AgentLink {
+            address: self.agent.clone(),
+            bundle: self.agent_bundle.clone(),
+            token: self.token_file.clone(),
+        });
+        config.roots.proc.clone_from(&self.proc_root);
+        config.roots.cgroup.clone_from(&self.cgroup_root);
+        config.health_addr = Some(self.health_addr);
+        config.protected_namespaces.extend(self.protected_namespaces.iter().cloned());
+        problems.extend(config.problems());
+        (config, problems)
+    }
 }

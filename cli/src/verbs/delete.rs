@@ -1,6 +1,6 @@
 //! `faultline stop` and `faultline delete`.
 
-use proto::rest::RunView;
+use proto::rest::{RunView, Taken};
 use serde_json::json;
 
 use crate::args::{Deletable, DeleteArgs};
@@ -10,7 +10,9 @@ use crate::output;
 
 /// Stops a run, for ever.
 pub(crate) async fn stop(client: &Client, name: &str) -> anyhow::Result<Exit> {
-    let view: RunView = client.post(&format!("/v1/runs/{}/stop", segment(name)), &json!({})).await?;
+    let taken: Taken<RunView> = client.post(&format!("/v1/runs/{}/stop", segment(name)), &json!({})).await?;
+    super::halt::not_persisted(&taken);
+    let view = taken.view;
     output::data(&format!(
         "run {} is stopping; follow it with `faultline watch {}`",
         view.record.name, view.summary.id

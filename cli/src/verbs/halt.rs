@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proto::cluster::ClusterState;
 use proto::halt::{HaltLevel, HaltScope};
-use proto::rest::{ClusterView, HaltView, SetHalt};
+use proto::rest::{ClusterView, HaltView, SetHalt, Taken};
 use proto::selector::{ClusterSelector, LabelSelector};
 
 use crate::args::{Form, HaltCommand, HaltSetArgs, pairs};
@@ -27,7 +27,9 @@ pub(crate) async fn run(client: &Client, form: Form, command: HaltCommand) -> an
 async fn set(client: &Client, form: Form, args: HaltSetArgs) -> anyhow::Result<Exit> {
     let scope = scope(client, &args).await?;
     let request = SetHalt { id: args.id, scope, reason: args.reason };
-    let view: HaltView = client.post("/v1/halts", &request).await?;
+    let taken: Taken<HaltView> = client.post("/v1/halts", &request).await?;
+    not_persisted(&taken);
+    let view = taken.view;
     let id = view.halt.id.clone();
     if args.no_wait {
         print(form, &[view])?;
@@ -60,6 +62,19 @@ async fn set(client: &Client, form: Form, args: HaltSetArgs) -> anyhow::Result<E
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+}
+
+/// Says how far a stop or a halt came that the store does not have yet.
+pub(super) fn not_persisted<T>(taken: &Taken<T>) {
+    if taken.persisted {
+        return;
+    }
+    let reached = taken.replicas.unwrap_or_default();
+    output::note(&format!(
+        "in force, but the store cannot be reached: {} of {} other replicas told their clusters so far; it is \
+         written as soon as the store is back",
+        reached.told, reached.known
+    ));
 }
 
 async fn scope(client: &Client, args: &HaltSetArgs) -> anyhow::Result<HaltScope> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use certs::ca::SealedAuthority;
+use certs::signing::Signed;
 use certs::{Authority, Credential, Csr, Leaf, Pin, Role, TrustDomain};
 use jiff::Timestamp;
 use proto::ids::ClusterId;
@@ -17,19 +18,42 @@ use crate::store::{Store, Txn};
 const AGENT_TTL: Duration = Duration::from_hours(24);
 /// How long a server's certificate is valid; it is made anew at half of it.
 const SERVER_TTL: Duration = Duration::from_hours(24 * 30);
+/// Certificates of one cluster that may be valid at once: renewed at half life there are two.
+const MAX_VALID: usize = 16;
 /// The one CA there is; a rotation makes the next epoch.
 const CA_EPOCH: u64 = 1;
 
 /// The value of `certs/<cluster>`: what was signed last for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct CertRecord {
+pub(crate) struct CertRecord {
     /// Hash of the public key.
     pub key_hash: String,
     /// Serial of the certificate.
     pub serial: String,
     /// Its last instant.
     pub not_after: Timestamp,
+    /// Those before it that are still valid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Issued>,
+}
+
+/// A certificate that may still be in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Issued {
+    /// Its serial.
+    pub serial: String,
+    /// Its last instant.
+    pub not_after: Timestamp,
+}
+
+impl CertRecord {
+    /// Everything that may still be shown to us.
+    pub(crate) fn serials(&self) -> impl Iterator<Item = &str> {
+        let earlier = self.earlier.iter().map(|issued| issued.serial.as_str());
+        std::iter::once(self.serial.as_str()).chain(earlier)
+    }
 }
 
 /// Signs for the centre.
@@ -111,6 +135,30 @@ impl Signer {
         self.authority.issue_server(names, Some(&role), now, SERVER_TTL).map_err(internal)
     }
 
+    /// Encrypts for the store what only the replicas may read.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub(crate) fn encrypt(&self, purpose: &str, plain: &[u8]) -> Result<String, Error> {
+        self.authority.encrypt(purpose, plain).map_err(internal)
+    }
+
+    /// Decrypts what a replica encrypted for this purpose.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for anything else.
+    pub(crate) fn decrypt(&self, purpose: &str, sealed: &str) -> Result<Vec<u8>, Error> {
+        self.authority.decrypt(purpose, sealed).map_err(internal)
+    }
+
+    /// Signs what this replica's audit states.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the CA cannot sign.
+    pub(crate) fn sign_audit(&self, statement: &[u8], now: Timestamp) -> Result<Signed, Error> {
+        self.authority.sign_statement(&Role::audit(&*self.replica), statement, now).map_err(internal)
+    }
+
     /// A certificate for a cluster's agent.
     ///
     /// # Errors
@@ -119,9 +167,10 @@ impl Signer {
         self.authority.sign_client(csr, &Role::agent(cluster.as_str()), now, AGENT_TTL).map_err(internal)
     }
 
-    /// Keeps what was signed, for revocations.
+    /// Keeps what was signed, before it is handed out: what is not kept could not be refused later.
     ///
     /// # Errors
+    /// [`Error::Conflict`] when the cluster has no certificate any more (it was replaced or removed), or too many;
     /// [`Error::Store`].
     pub async fn record(
         &self,
@@ -131,16 +180,35 @@ impl Signer {
         leaf: &Leaf,
     ) -> Result<(), Error> {
         let csr = Csr::from_pem(csr_pem).map_err(internal)?;
-        let value = serde_json::to_vec(&cert_record(&csr, leaf)).map_err(internal)?;
-        let _ = store.txn(Txn::new().put(codec::cert_path(cluster.as_str())?, value)).await?;
+        let path = codec::cert_path(cluster.as_str())?;
+        let entry = store.get(&path).await?;
+        let known = entry.as_ref().and_then(|entry| serde_json::from_slice::<CertRecord>(&entry.value).ok());
+        let (Some(entry), Some(known)) = (entry, known) else {
+            return Err(Error::Conflict("this cluster's certificates are no longer valid".to_owned()));
+        };
+        let record = cert_record(&csr, leaf, Some(known));
+        if record.earlier.len() > MAX_VALID {
+            return Err(Error::Conflict(format!("more than {MAX_VALID} certificates are valid already")));
+        }
+        let value = serde_json::to_vec(&record).map_err(internal)?;
+        store.txn(Txn::new().unchanged(&path, entry.mod_revision).put(&path, value)).await?.committed()?;
         Ok(())
     }
 }
 
-pub(super) fn cert_record(csr: &Csr, leaf: &Leaf) -> CertRecord {
+/// The record of a certificate after `known` was the last one.
+pub(super) fn cert_record(csr: &Csr, leaf: &Leaf, known: Option<CertRecord>) -> CertRecord {
+    let issued_at = leaf.lifetime.issued_at();
+    let mut earlier = Vec::new();
+    if let Some(known) = known {
+        earlier.push(Issued { serial: known.serial, not_after: known.not_after });
+        earlier.extend(known.earlier);
+        earlier.retain(|issued| issued.not_after >= issued_at);
+    }
     CertRecord {
         key_hash: csr.key_hash(),
         serial: leaf.serial.to_string(),
         not_after: leaf.lifetime.not_after,
+        earlier,
     }
 }

@@ -253,11 +253,16 @@ impl Enroller {
         }
         status.kube_system_uid = request.kube_system_uid.chars().take(64).collect();
         status.version = request.version.chars().take(64).collect();
+        status.certificate_not_after = Some(leaf.lifetime.not_after);
+        let cert_path = codec::cert_path(record.cluster.as_str())?;
+        let cert_entry = self.store.get(&cert_path).await?;
+        let known = cert_entry.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok());
         tracing::info!(cluster = %record.cluster, at = %now, "enrolled");
         let mut txn = Txn::new()
             .unchanged(&spec_path, entry.mod_revision)
             .unchanged(&status_path, status_entry.map_or(0, |entry| entry.mod_revision))
-            .put(codec::cert_path(record.cluster.as_str())?, json(&cert_record(csr, leaf))?)
+            .unchanged(&cert_path, cert_entry.map_or(0, |entry| entry.mod_revision))
+            .put(&cert_path, json(&cert_record(csr, leaf, known))?)
             .put(
                 &status_path,
                 codec::encode(&Object::ClusterStatus(record.cluster.clone(), Box::new(status)))?,
