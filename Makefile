@@ -2,7 +2,7 @@
 # same ones. `make` alone lists them.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit scenarios lab-up lab-down generate
+.PHONY: help demo test check unit scenarios lab-up lab-down bench generate
 
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
@@ -60,9 +60,15 @@ lab-up: ## two real clusters on this machine, with Faultline installed; prints t
 lab-down: ## takes them away again
 	@$(LAB) down
 
+bench: ## how long it takes until a fault is there, beside a floor; writes docs/benchmarks.md (root; ARGS=single|fleet prints one)
+	@e2e/setup.sh lab
+	cargo build --locked --release -p cli -p e2e --bin faultline --bin bench
+	@$(or $(CARGO_TARGET_DIR),target)/release/bench $(ARGS)
+
 generate: ## what is made from the code: CRDs in the member chart, reference pages, rendered charts
 	@e2e/setup.sh demo
 	UPDATE=1 cargo test --locked -p proto --test crds --test docs_faults
 	UPDATE=1 cargo test --locked -p cli --test docs_cli
+	UPDATE=1 cargo test --locked -p cli --test telemetry the_list_of_metrics_is_current
 	UPDATE=1 cargo test --locked -p control-plane --lib rest::
 	UPDATE=1 cargo test --locked -p e2e --test helm_charts

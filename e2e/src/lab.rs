@@ -13,6 +13,7 @@ pub mod command;
 pub mod components;
 pub mod config;
 pub mod control;
+pub mod cut;
 pub mod down;
 pub mod hub;
 pub mod images;

@@ -16,9 +16,15 @@ use crate::lab::{Lab, images, say};
 
 /// Namespace of all our own pods.
 pub const NAMESPACE: &str = "faultline-system";
+/// A namespace that the members let faults into, beside `shop`, and that a
+/// scenario deletes.
+pub const PASSING: &str = "passing";
 /// Where people and agents reach the centre: a node port of the first cluster.
 const REST_PORT: u16 = 30443;
-const LINK_PORT: u16 = 30444;
+/// Where agents dial the centre.
+pub const LINK_PORT: u16 = 30444;
+/// Where daemons dial their agent.
+pub const NODE_LINK_PORT: u16 = 7446;
 const ENROL_PORT: u16 = 30445;
 
 const READY: Duration = Duration::from_mins(5);
@@ -43,11 +49,11 @@ impl Product {
         let image = images::product(&product.binary)?;
         product.lab.load_image(&image)?;
         say("product", format_args!("image loaded"));
-        product.install_centre(image.key())?;
+        product.centre(1)?;
         product.login()?;
         say("product", format_args!("the centre answers"));
         for cluster in product.lab.clusters() {
-            product.install_member(cluster, image.key())?;
+            product.member(cluster, image.key())?;
         }
         for cluster in product.lab.clusters() {
             product.wait_connected(cluster)?;
@@ -61,7 +67,10 @@ impl Product {
         &self.config
     }
 
-    fn install_centre(&self, image: &str) -> Result<()> {
+    /// Installs the control plane, or changes how many replicas it has, and
+    /// waits for them.
+    pub fn centre(&self, replicas: u32) -> Result<()> {
+        let image = images::product(&self.binary)?;
         let (c1, hub) = (&self.lab.c1, &self.lab.hub_etcd);
         let file = |path: &Path| fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
         let secret = serde_json::json!({
@@ -78,7 +87,8 @@ impl Product {
         let node = c1.nodes[0].address();
         let values = serde_json::json!({
             "image": { "registry": "docker.io/faultline", "repository": "faultline", "tag": "lab", "pullPolicy": "Never" },
-            "podAnnotations": { "image": image },
+            "podAnnotations": { "image": image.key() },
+            "replicas": replicas,
             "store": { "kind": "Etcd", "etcd": { "endpoints": [hub.endpoint], "tlsSecret": "hub-etcd" } },
             "advertise": {
                 "names": [node, HUB_ADDRESS],
@@ -90,7 +100,9 @@ impl Product {
         self.rollout(c1, "deploy/faultline-control-plane")
     }
 
-    fn install_member(&self, cluster: &Cluster, image: &str) -> Result<()> {
+    /// Installs a member, or upgrades it, and waits for it. Pods that carry
+    /// another `mark` are replaced.
+    pub fn member(&self, cluster: &Cluster, mark: &str) -> Result<()> {
         let known = self.cli(&["get", "clusters", cluster.name, "-o", "json"])?.success();
         let token = if known {
             String::new()
@@ -101,20 +113,23 @@ impl Product {
         };
         let mut values = serde_json::json!({
             "image": { "registry": "docker.io/faultline", "repository": "faultline", "tag": "lab", "pullPolicy": "Never" },
-            "agent": { "replicas": 1, "podDisruptionBudget": { "enabled": false }, "podAnnotations": { "image": image } },
-            "nodes": { "podAnnotations": { "image": image } },
+            "agent": { "replicas": 1, "podDisruptionBudget": { "enabled": false }, "podAnnotations": { "mark": mark } },
+            "nodes": { "podAnnotations": { "mark": mark } },
             "ceiling": {
                 "from": [
                     { "central": true },
                     { "clusters": { "names": ["c1", "c2"] }, "namespaces": ["*"] },
                 ],
-                "namespaces": ["shop"], "kinds": ["*"], "maxTargets": 20, "maxDuration": "10m",
+                "namespaces": ["shop", PASSING], "kinds": ["*"], "maxTargets": 20, "maxDuration": "10m",
             },
         });
         if !token.is_empty() {
             values["join"] = serde_json::json!({ "token": token });
         }
-        cluster.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}")?;
+        for namespace in ["shop", PASSING] {
+            cluster
+                .apply(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}"))?;
+        }
         self.helm(cluster, "faultline-member", "member", &values)?;
         self.rollout(cluster, "deploy/faultline-agent")?;
         self.rollout(cluster, "daemonset/faultline-node")
@@ -126,7 +141,7 @@ impl Product {
         fs::create_dir_all(&folder)?;
         let file = folder.join(format!("{}-{chart}.json", cluster.name));
         fs::write(&file, values.to_string())?;
-        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../helm").join(chart);
+        let chart = charts().join(chart);
         let (chart, file) = (chart.to_string_lossy(), file.to_string_lossy());
         let output = cluster.helm(&[
             "upgrade",
@@ -155,18 +170,31 @@ impl Product {
         let secret = c1.get(&["secret", "faultline-admin-token", "-n", NAMESPACE])?;
         let token = secret["data"]["token"].as_str().context("the admin Secret has a token")?;
         let token = data_encoding::BASE64.decode(token.as_bytes())?;
-        let file = self.lab.folder().of("operator").join("admin.token");
-        fs::write(&file, token)?;
+        fs::write(self.token_file(), token)?;
+        let server = format!("https://{}:{REST_PORT}", c1.nodes[0].address());
+        self.login_at("default", &server).map(drop)
+    }
+
+    /// Logs in to one address of the centre, and gives the context's name. The
+    /// current context stays as it was.
+    pub fn login_at(&self, context: &str, server: &str) -> Result<String> {
+        let c1 = &self.lab.c1;
         let pin = c1.wait_for("the centre to log its pin", READY, || {
             let log = c1.kubectl_ok(&["logs", "-n", NAMESPACE, "deploy/faultline-control-plane"])?;
             let at = log.find("sha256/").context("no pin in the log")?;
             let pin = log[at..].split(|c: char| c.is_whitespace() || c == '"').next().unwrap_or_default();
             Ok(pin.to_owned())
         })?;
-        let server = format!("https://{}:{REST_PORT}", c1.nodes[0].address());
-        c1.wait_for("the centre to answer", READY, || {
-            self.cli_ok(&["login", &server, "--pin", &pin, "--token-file", &file.to_string_lossy()]).map(drop)
-        })
+        let token = self.token_file();
+        let login =
+            ["login", server, "--name", context, "--pin", &pin, "--token-file", &token.to_string_lossy()];
+        c1.wait_for("the centre to answer", READY, || self.cli_ok(&login).map(drop))?;
+        self.cli_ok(&["context", "default"])?;
+        Ok(context.to_owned())
+    }
+
+    fn token_file(&self) -> PathBuf {
+        self.lab.folder().of("operator").join("admin.token")
     }
 
     /// Waits until a member is connected and every node of it has a daemon.
@@ -213,7 +241,14 @@ impl Product {
     }
 }
 
-/// The binary that this very build made.
+/// The repository's charts, or those at `FAULTLINE_CHARTS` to go with another
+/// `FAULTLINE_BINARY`.
+fn charts() -> PathBuf {
+    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../helm");
+    std::env::var_os("FAULTLINE_CHARTS").map_or_else(own, PathBuf::from)
+}
+
+/// The binary that this very build made, or `FAULTLINE_BINARY`.
 fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("FAULTLINE_BINARY") {
         return Ok(path.into());

@@ -36,11 +36,12 @@ const DOORS: [(&str, &[&str]); 9] = [
 
 /// Where the types generated from the .proto files may be named: where they are
 /// made, where they become the model, and the services that speak them.
-const GENERATED: [&str; 8] = [
+const GENERATED: [&str; 9] = [
     "proto/src/api",
     "proto/src/wire",
     "control-plane/src/link",
     "control-plane/src/enrolment",
+    "control-plane/src/peers",
     "control-plane/src/run",
     "cluster-agent/src/link",
     "cluster-agent/src/nodes",

@@ -20,7 +20,7 @@ fn a_written_on_one_cluster_it_runs_on_the_other() {
 
 fn without_a_grant_it_is_denied(product: &Product) -> Result<()> {
     let c1 = &product.lab.c1;
-    let faults = [stage::late("15s")];
+    let faults = [stage::late("20s")];
     let extra = json!({
         "steadyState": [{ "name": "answers", "http": { "url": "http://payments.shop/" }, "expect": { "within": "3s" } }],
     });
@@ -45,8 +45,7 @@ fn it_runs_in_c2(product: &Product) -> Result<Value> {
         stage::until_late(c2, pod)?;
     }
     for pod in &near {
-        let ms = stage::latency_ms(pod)?;
-        ensure!(ms < stage::QUICK_MS, "{} of c1 answers in {ms} ms", pod.name);
+        stage::is_quick(pod)?;
     }
     c1.kubectl_ok(&[
         "wait",
@@ -95,8 +94,7 @@ fn nothing_runs_it_again(product: &Product, first: &Value) -> Result<()> {
     let after = count_runs(product)?;
     ensure!(after <= runs + 1, "{runs} runs before, {after} after re-applying");
     for pod in stage::payments(&product.lab.c2)? {
-        let ms = stage::latency_ms(&pod)?;
-        ensure!(ms < stage::QUICK_MS, "{} is late again: {ms} ms", pod.name);
+        stage::is_quick(&pod)?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use super::stage::{self, WAIT};
 /// How long each fault is asked for.
 const LASTS: Duration = Duration::from_secs(25);
 /// What a busy machine may add to a deadline.
-const SLACK: Duration = Duration::from_secs(5);
+const SLACK: Duration = Duration::from_secs(8);
 
 /// Who dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,14 +92,9 @@ fn start(product: &Product, name: &str, target: &Pod, action: &str, kind: &str) 
         "partition" => json!({ "network": { "partition": {} } }),
         _ => json!({ "container": { "pause": {} } }),
     };
-    let faults = [stage::fault("gone", &format!("{}s", LASTS.as_secs()), &kind)];
-    let limits = json!({ "limits": { "onLinkLoss": { "after": "4s", "do": action }, "startWithin": "20s" } });
-    let mut experiment = stage::experiment(name, &["c2"], &faults, &limits);
-    experiment["spec"]["targets"][0]["pods"]["names"] = json!([target.name]);
-    let started =
-        product.cli_with(&["run", "-f", "-", "--run-name", name, "--no-wait"], &experiment.to_string())?;
-    ensure!(started.success(), "{}{}", started.stdout, started.stderr);
-    Ok(())
+    let fault = stage::fault("gone", &format!("{}s", LASTS.as_secs()), &kind);
+    let limits = json!({ "onLinkLoss": { "after": "4s", "do": action }, "startWithin": "20s" });
+    stage::start(product, name, &stage::aimed(name, &product.lab.c2, target, &fault, &limits))
 }
 
 /// Nothing starts again, and the run ends with a report and nothing left.
@@ -122,10 +117,7 @@ fn aftermath(product: &Product, name: &str, target: &Pod) -> Result<()> {
         !early || !summary["reason"].as_str().unwrap_or_default().is_empty(),
         "ended early without a reason: {summary}"
     );
-    for _ in 0..10 {
-        ensure!(stage::answers(target), "a fault started again after the end");
-    }
-    Ok(())
+    stage::still_answers(target)
 }
 
 /// Somebody dead, and how to bring it back.

@@ -11,10 +11,8 @@ use super::stage;
 fn e_etcd_dies_in_the_middle() {
     stage::scenario("e", |product| {
         let c2 = &product.lab.c2;
-        let experiment = stage::experiment("etcd", &["c2"], &[stage::late("20s")], &json!({})).to_string();
-        let started =
-            product.cli_with(&["run", "-f", "-", "--run-name", "etcd-1", "--no-wait"], &experiment)?;
-        ensure!(started.success(), "{}{}", started.stdout, started.stderr);
+        let experiment = stage::experiment("etcd", &["c2"], &[stage::late("25s")], &json!({}));
+        stage::start(product, "etcd-1", &experiment)?;
         let pods = stage::payments(c2)?;
         stage::until_late(c2, &pods[0])?;
         let before = names(product)?;

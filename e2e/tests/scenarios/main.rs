@@ -9,6 +9,11 @@ mod c_left_dead;
 mod d_halts;
 mod e_etcd;
 mod f_mistakes;
+mod g_link_lost;
+mod h_drift;
+mod i_two_replicas;
+mod j_kinds;
+mod k_uninstall;
 mod stage;
 
 /// Sorts last: takes the lab down and checks that nothing is left of it.
