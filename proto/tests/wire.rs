@@ -4,12 +4,17 @@
 use proptest::prelude::*;
 use prost::Message;
 use proto::api;
-use proto::assignment::{ClusterPhase, Desired, Intent, Observed, Origin};
+use proto::assignment::{ClusterPhase, Desired, Intent, Observed, Origin, StopReason};
+use proto::cluster::NodeCapabilities;
 use proto::grant::Principal;
 use proto::halt::{Halt, HaltScope};
 use proto::injection::{Action, EndReason, Injection, InjectionPhase, InjectionStatus, TargetRef};
+use proto::run::StopRequest;
 use proto::trace::TraceContext;
-use proto::wire::{Down, Halts, Held, Hello, Inject, NodeDown, NodeUp, Up};
+use proto::wire::{
+    Authored, AuthoredKind, AuthoredRef, Down, HaltState, Halts, Held, Hello, Inject, Latched, Mirror, Nack,
+    NodeDown, NodeHaltState, NodeHello, NodeUp, Up, Welcome,
+};
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -82,8 +87,21 @@ fn status() -> InjectionStatus {
     }
 }
 
-#[test]
-fn agent_messages_round_trip() {
+fn authored_ref() -> AuthoredRef {
+    AuthoredRef {
+        kind: AuthoredKind::Run,
+        namespace: "shop".parse().expect("valid"),
+        name: "slow-1".parse().expect("valid"),
+        uid: "u1".into(),
+    }
+}
+
+fn nack() -> Nack {
+    Nack { run: "r-1".into(), generation: 2, code: "Unknown".into(), detail: "no such kind".into() }
+}
+
+/// One of every kind.
+fn ups() -> Vec<Up> {
     let hello = Hello {
         protocol_min: 1,
         protocol_max: 1,
@@ -96,36 +114,79 @@ fn agent_messages_round_trip() {
         accepts_starts: true,
     };
     let observed = Observed::new("r-1".parse().expect("valid"), 3, ClusterPhase::Running);
-    for up in [
+    let authored = Authored {
+        object: authored_ref(),
+        generation: 2,
+        author: "ann".into(),
+        body: b"{}".to_vec(),
+        trace: TraceContext::parse(TRACEPARENT),
+    };
+    let id = || "stop-all".parse().expect("valid");
+    vec![
         Up::Hello(hello),
         Up::Heartbeat { at: now(), seq: 9 },
         Up::Observed { observed: Box::new(observed), epoch: 7, seq: 2 },
+        Up::ClockProbe { id: 3 },
+        Up::Nack(nack()),
+        Up::SpecRequest { hash: "ab".repeat(32) },
+        Up::Authored(authored),
+        Up::AuthoredList(vec![authored_ref()]),
+        Up::HaltState(HaltState { latched: vec![id()], clean: vec![id()], local: vec![halt()] }),
+        Up::Inventory(Box::default()),
         Up::Renew { csr_pem: "x".into() },
-    ] {
-        let bytes = api::link::Up::from(up.clone()).encode_to_vec();
-        let back = Up::try_from(api::link::Up::decode(bytes.as_slice()).expect("valid")).expect("valid");
-        assert_eq!(back, up);
-    }
+    ]
 }
 
-#[test]
-fn centre_messages_round_trip() {
-    for down in [
+/// One of every kind.
+fn downs() -> Vec<Down> {
+    let welcome = Welcome {
+        protocol: 1,
+        version: "0.1.0".into(),
+        store_epoch: "e1".into(),
+        accepted: true,
+        heartbeat_interval_ms: 5000,
+        cluster: "c-1".parse().expect("valid"),
+        session: "s-1".into(),
+    };
+    vec![
+        Down::Welcome(welcome),
+        Down::HeartbeatAck { at: now(), seq: 9, accepted: true },
         Down::Desired { desired: Box::new(desired()), start_within_ms: 1000 },
-        Down::Halts(Halts { halts: vec![halt()], resumed: vec!["old".parse().expect("valid")] }),
         Down::DesiredList(vec!["r-1".parse().expect("valid")]),
+        Down::ObservedAck { run: "r-1".parse().expect("valid"), epoch: 7, seq: 2 },
         Down::ClockReply { id: 4, at: now() },
-    ] {
-        let bytes = api::link::Down::from(down.clone()).encode_to_vec();
-        let back = Down::try_from(api::link::Down::decode(bytes.as_slice()).expect("valid")).expect("valid");
-        assert_eq!(back, down);
-    }
+        Down::Spec { hash: "ab".repeat(32), body: b"{}".to_vec() },
+        Down::Halts(Halts { halts: vec![halt()], resumed: vec!["old".parse().expect("valid")] }),
+        Down::Mirror(Mirror { object: authored_ref(), status: b"{}".to_vec() }),
+        Down::Renewed { chain_pem: "x".into(), bundle_pem: "y".into() },
+        Down::GoAway { reason: "Draining".into(), reconnect_in_ms: 100 },
+        Down::Nack(nack()),
+    ]
 }
 
-#[test]
-fn node_messages_round_trip() {
-    let up = NodeUp::State(Box::new(status()));
-    assert_eq!(NodeUp::try_from(api::node::NodeUp::from(up.clone())).expect("valid"), up);
+/// One of every kind.
+fn node_ups() -> Vec<NodeUp> {
+    let hello = NodeHello {
+        node: "n1".into(),
+        version: "0.1.0".into(),
+        boot_id: "b".into(),
+        highest_epoch: 7,
+        capabilities: NodeCapabilities::default(),
+        held: vec![status()],
+    };
+    let id = || "stop-all".parse().expect("valid");
+    let halts = NodeHaltState { latched: vec![id()], clean: vec![id()], local: vec![halt()] };
+    vec![
+        NodeUp::Hello(Box::new(hello)),
+        NodeUp::Heartbeat { seq: 2 },
+        NodeUp::State(Box::new(status())),
+        NodeUp::ClockProbe { id: 5 },
+        NodeUp::HaltState(halts),
+    ]
+}
+
+/// One of every kind.
+fn node_downs() -> Vec<NodeDown> {
     let inject = Inject {
         injection: injection(),
         agent_epoch: 7,
@@ -133,8 +194,58 @@ fn node_messages_round_trip() {
         deadline: now(),
         start_before: now(),
     };
-    let down = NodeDown::Inject(Box::new(inject));
-    assert_eq!(NodeDown::try_from(api::node::NodeDown::from(down.clone())).expect("valid"), down);
+    vec![
+        NodeDown::Welcome { agent_epoch: 7, heartbeat_interval_ms: 5000 },
+        NodeDown::Heartbeat { seq: 2 },
+        NodeDown::Inject(Box::new(inject)),
+        NodeDown::Revert { injection: "r-1.late.0".parse().expect("valid"), reason: "Stopped".into() },
+        NodeDown::ClockReply { id: 5, at: now() },
+        NodeDown::Halts { halts: vec![halt()], resumed: vec!["old".parse().expect("valid")] },
+    ]
+}
+
+fn latched() -> Latched {
+    let stop = StopRequest { reason: StopReason::Requested, by: "ann".into(), at: now() };
+    Latched { stops: vec![("r-1".parse().expect("valid"), stop)], halts: vec![halt()] }
+}
+
+#[test]
+fn every_message_survives_the_round_trip() {
+    for up in ups() {
+        let bytes = api::link::Up::from(up.clone()).encode_to_vec();
+        assert_eq!(Up::try_from(api::link::Up::decode(bytes.as_slice()).expect("valid")), Ok(up));
+    }
+    for down in downs() {
+        let bytes = api::link::Down::from(down.clone()).encode_to_vec();
+        assert_eq!(Down::try_from(api::link::Down::decode(bytes.as_slice()).expect("valid")), Ok(down));
+    }
+    for up in node_ups() {
+        let bytes = api::node::NodeUp::from(up.clone()).encode_to_vec();
+        assert_eq!(NodeUp::try_from(api::node::NodeUp::decode(bytes.as_slice()).expect("valid")), Ok(up));
+    }
+    for down in node_downs() {
+        let bytes = api::node::NodeDown::from(down.clone()).encode_to_vec();
+        assert_eq!(
+            NodeDown::try_from(api::node::NodeDown::decode(bytes.as_slice()).expect("valid")),
+            Ok(down)
+        );
+    }
+    let bytes = api::peer::TakeRequest::from(latched()).encode_to_vec();
+    let back = api::peer::TakeRequest::decode(bytes.as_slice()).expect("valid");
+    assert_eq!(Latched::try_from(back), Ok(latched()));
+}
+
+/// A new kind of message belongs into the lists above.
+#[test]
+fn the_lists_are_complete() {
+    let count = |text: &str, message: &str| {
+        let body = text.split_once(&format!("message {message} {{")).expect("the message").1;
+        let kinds = body.split_once("oneof kind {").expect("its kinds").1.split_once('}').expect("an end").0;
+        kinds.lines().filter(|line| line.contains(" = ") && !line.trim_start().starts_with("//")).count()
+    };
+    let (link, node) = (include_str!("../protos/link.proto"), include_str!("../protos/node.proto"));
+    assert_eq!((ups().len(), downs().len()), (count(link, "Up"), count(link, "Down")));
+    assert_eq!((node_ups().len(), node_downs().len()), (count(node, "NodeUp"), count(node, "NodeDown")));
 }
 
 #[test]
@@ -191,21 +302,65 @@ fn names_that_could_escape_are_refused_by_field() {
     assert_eq!(Up::try_from(up).unwrap_err().field, "authored.namespace");
 }
 
-proptest! {
-    #[test]
-    fn junk_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        if let Ok(m) = api::link::Up::decode(bytes.as_slice()) { let _ = Up::try_from(m); }
-        if let Ok(m) = api::link::Down::decode(bytes.as_slice()) { let _ = Down::try_from(m); }
-        if let Ok(m) = api::node::NodeUp::decode(bytes.as_slice()) { let _ = NodeUp::try_from(m); }
-        if let Ok(m) = api::node::NodeDown::decode(bytes.as_slice()) { let _ = NodeDown::try_from(m); }
+/// Reads bytes as every message that a process takes from another one.
+fn read_as_everything(bytes: &[u8]) {
+    if let Ok(message) = api::link::Up::decode(bytes) {
+        let _ = Up::try_from(message);
     }
+    if let Ok(message) = api::link::Down::decode(bytes) {
+        let _ = Down::try_from(message);
+    }
+    if let Ok(message) = api::node::NodeUp::decode(bytes) {
+        let _ = NodeUp::try_from(message);
+    }
+    if let Ok(message) = api::node::NodeDown::decode(bytes) {
+        let _ = NodeDown::try_from(message);
+    }
+    if let Ok(message) = api::peer::TakeRequest::decode(bytes) {
+        let _ = Latched::try_from(message);
+    }
+    let _ = api::enrolment::EnrolRequest::decode(bytes);
+    let _ = api::node::NodeEnrolRequest::decode(bytes);
+}
+
+/// Every message, encoded.
+fn encoded() -> Vec<Vec<u8>> {
+    let ups = ups().into_iter().map(|up| api::link::Up::from(up).encode_to_vec());
+    let downs = downs().into_iter().map(|down| api::link::Down::from(down).encode_to_vec());
+    let node_ups = node_ups().into_iter().map(|up| api::node::NodeUp::from(up).encode_to_vec());
+    let node_downs = node_downs().into_iter().map(|down| api::node::NodeDown::from(down).encode_to_vec());
+    let peer = std::iter::once(api::peer::TakeRequest::from(latched()).encode_to_vec());
+    ups.chain(downs).chain(node_ups).chain(node_downs).chain(peer).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn mangled_messages_never_panic(at in 0usize..400, byte in any::<u8>()) {
-        let down = Down::Desired { desired: Box::new(desired()), start_within_ms: 1000 };
-        let mut bytes = api::link::Down::from(down).encode_to_vec();
-        let len = bytes.len();
-        bytes[at % len] = byte;
-        if let Ok(m) = api::link::Down::decode(bytes.as_slice()) { let _ = Down::try_from(m); }
+    fn junk_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        read_as_everything(&bytes);
+    }
+
+    /// Bytes changed, the end cut off, something of another message behind it.
+    #[test]
+    fn mangled_messages_never_panic(
+        (which, other) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        tail in any::<bool>(),
+    ) {
+        let all = encoded();
+        let mut bytes = which.get(&all).clone();
+        for (at, byte) in edits {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if tail {
+            bytes.extend(other.get(&all));
+        }
+        read_as_everything(&bytes);
     }
 }

@@ -91,7 +91,7 @@ pub fn refresh(run: &mut RunState, now: Now) {
     run.observed.injections = worst.into_iter().take(INJECTIONS).cloned().collect();
     let settled = run.injections.iter().all(|t| t.status.phase.is_terminal());
     if counts.injected > 0 && counts.injected + counts.failed >= counts.total {
-        run.observed.injected_at.get_or_insert(now.wall);
+        run.observed.injected_at.get_or_insert(injected_at(run, now));
     }
     if settled && counts.residue == 0 && counts.injected > 0 {
         run.observed.reverted_at.get_or_insert(now.wall);
@@ -99,6 +99,13 @@ pub fn refresh(run: &mut RunState, now: Now) {
     let (residue, by) = residue(run, now);
     run.observed.residue = residue;
     run.observed.residue_resolves_at = by;
+}
+
+/// When the last of a run's faults was made. A successor learns of it later than it was, so the daemons' word counts.
+fn injected_at(run: &RunState, now: Now) -> Timestamp {
+    let told = run.injections.iter().filter_map(|tracked| tracked.status.injected_at_unix_ms).max();
+    let told = told.filter(|_| run.adopted).and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    told.map_or(now.wall, |told| told.min(now.wall))
 }
 
 fn counts(run: &RunState) -> InjectionCounts {

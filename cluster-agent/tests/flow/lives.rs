@@ -110,12 +110,15 @@ async fn a_restarted_agent_watches_and_never_starts_again() {
     daemon.say(active.clone()).await;
     centre.until("r1", |o| o.counts.active == 1).await;
 
+    let active_since = active.injected_at_unix_ms;
     let agent = agent.restart().await;
     let mut daemon = agent.node(vec![active]).await;
     daemon.beat(&mut beats);
     let mut centre = agent.connect(&spec).await;
     centre.want(&start).await;
-    centre.until("r1", |o| o.counts.active == 1).await;
+    let watched = centre.until("r1", |o| o.counts.active == 1).await;
+    let made_at = watched.injected_at.map(|at| at.as_millisecond());
+    assert_eq!(made_at, active_since, "when it was made, not when the successor learnt of it");
     daemon.say(word(&inject.injection, InjectionPhase::Reverted, Some(EndReason::Deadline))).await;
     let over = centre.until("r1", |o| o.phase == ClusterPhase::Finished).await;
     assert_eq!((over.outcome, over.residue), (Some(Outcome::Completed), Residue::Clean));

@@ -247,6 +247,29 @@ async fn until_accepted_only_heartbeats_and_inventory_are_taken() {
     centre.stop().await;
 }
 
+/// Labels decide who may be aimed at, so they are the centre's alone.
+#[tokio::test]
+async fn labels_that_an_agent_reports_gain_nothing() {
+    let centre = Centre::start(1).await;
+    let agent = centre.connected("west").await;
+    let claimed = r#"{"pods":7,"name":"dev","labels":{"env":"dev"},"spec":{"labels":{"env":"dev"}}}"#;
+    agent.send(Up::Inventory(Box::new(serde_json::from_str(claimed).unwrap()))).await;
+    eventually("inventory", || {
+        let view = centre.api().cluster(&admin(), "west").unwrap();
+        if view.status.inventory.pods == 7 { Ok(()) } else { Err(view) }
+    })
+    .await;
+    let view = centre.api().cluster(&admin(), "west").unwrap();
+    assert_eq!(view.spec.labels.keys().collect::<Vec<_>>(), ["network"]);
+    assert!(centre.api().cluster(&admin(), "dev").is_err());
+    let kept = centre.keys("clusters/").await;
+    for key in kept {
+        let entry = centre.store.get(&key).await.unwrap().unwrap();
+        assert!(!String::from_utf8_lossy(&entry.value).contains("env"), "{key} keeps a claim");
+    }
+    centre.stop().await;
+}
+
 #[tokio::test]
 async fn a_revoked_cluster_is_cut_off_on_every_replica() {
     let centre = Centre::start(2).await;
