@@ -117,7 +117,7 @@ async fn a_restarted_agent_watches_and_never_starts_again() {
     let mut centre = agent.connect(&spec).await;
     centre.want(&start).await;
     let watched = centre.until("r1", |o| o.counts.active == 1).await;
-    let made_at = watched.injected_at.map(|at| at.as_millisecond());
+    let made_at = watched.injected_at.map(jiff::Timestamp::as_millisecond);
     assert_eq!(made_at, active_since, "when it was made, not when the successor learnt of it");
     daemon.say(word(&inject.injection, InjectionPhase::Reverted, Some(EndReason::Deadline))).await;
     let over = centre.until("r1", |o| o.phase == ClusterPhase::Finished).await;
