@@ -93,12 +93,14 @@ snapshot!(no_contexts, "context");
 
 #[test]
 fn mistakes_are_told_at_once_each_with_its_path() {
-    let output = run(&["validate", "-f", "ten-mistakes.yaml"]);
-    assert_eq!(output.status.code(), Some(1));
-    let text = stderr(&output);
-    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("  ")).collect();
-    assert_eq!(lines.len(), 10, "{text}");
-    assert!(lines.iter().all(|line| line.split(": ").count() >= 3), "{text}");
+    for verb in ["validate", "apply", "run"] {
+        let output = run(&[verb, "-f", "ten-mistakes.yaml"]);
+        assert_eq!(output.status.code(), Some(1), "{verb}");
+        let text = stderr(&output);
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("  ")).collect();
+        assert_eq!(lines.len(), 10, "{verb}: {text}");
+        assert!(lines.iter().all(|line| line.split(": ").count() >= 3), "{text}");
+    }
 }
 
 #[test]

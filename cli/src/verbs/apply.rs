@@ -18,13 +18,14 @@ use crate::output;
 
 /// What is to be stored, by kind and name; a Run is no such thing. Every problem of every file at once.
 pub(crate) fn read(args: &ApplyArgs) -> anyhow::Result<Vec<Manifest>> {
-    let mut problems = Vec::new();
+    let (mut problems, mut invalid) = (Vec::new(), false);
     let mut declared: BTreeMap<(String, String), (Manifest, PathBuf)> = BTreeMap::new();
     for file in files(&args.file)? {
         let manifests = match super::validate::read(&file) {
             Ok(manifests) => manifests,
             Err(error) => {
                 problems.push(format!("{error:#}"));
+                invalid = true;
                 continue;
             }
         };
@@ -44,7 +45,9 @@ pub(crate) fn read(args: &ApplyArgs) -> anyhow::Result<Vec<Manifest>> {
     if problems.is_empty() {
         return Ok(declared.into_values().map(|(manifest, _)| manifest).collect());
     }
-    Err(Misuse(problems.join("\n")).into())
+    let problems = problems.join("\n");
+    // A file that is wrong is an error; a good one that is no matter of this verb is a misuse of it.
+    Err(if invalid { anyhow::anyhow!(problems) } else { Misuse(problems).into() })
 }
 
 /// The file, or the declarations in the folder, in order of name.
