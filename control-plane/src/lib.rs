@@ -11,6 +11,7 @@ pub mod driver;
 pub mod engine;
 pub mod enrolment;
 pub mod health;
+mod leading;
 pub mod link;
 pub mod peers;
 pub mod replica;

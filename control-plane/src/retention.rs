@@ -17,6 +17,7 @@ use crate::audit::{self, Keeper};
 use crate::cache::Cache;
 use crate::driver::clock::Clock;
 use crate::health::Health;
+use crate::leading::{Led, while_leading};
 use crate::store::{self, Compare, Revision, Store};
 
 /// How often the leader looks after the past.
@@ -60,30 +61,7 @@ pub(crate) struct Retention {
     pub(crate) config: RetentionConfig,
 }
 
-impl Retention {
-    /// Works until `shutdown`; a round under way is not waited for.
-    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        loop {
-            let fence = self.leads.borrow_and_update().clone();
-            let mut leads = self.leads.clone();
-            let keeping = async {
-                match fence {
-                    Some(fence) => self.lead(fence).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let ended = tokio::select! {
-                () = shutdown.cancelled() => true,
-                changed = leads.changed() => changed.is_err(),
-                () = keeping => false,
-            };
-            self.health.audit_broken.set(0);
-            if ended {
-                return;
-            }
-        }
-    }
-
+impl Led for Retention {
     async fn lead(&self, fence: Compare) {
         self.cache.complete().await;
         let mut rounds = interval(self.config.every.max(Duration::from_millis(10)));
@@ -101,6 +79,17 @@ impl Retention {
                 tracing::warn!(error = &error as &dyn std::error::Error, "look after the past");
             }
         }
+    }
+
+    fn over(&self) {
+        self.health.audit_broken.set(0);
+    }
+}
+
+impl Retention {
+    /// Works until `shutdown`; a round under way is not waited for.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        while_leading(&self, self.leads.clone(), shutdown).await;
     }
 
     /// Before this instant is old.

@@ -18,6 +18,7 @@ use super::sink::{Sink, SinkChoice, SinkError};
 use super::{Chains, Error};
 use crate::driver::clock::Clock;
 use crate::health::Health;
+use crate::leading::{Led, while_leading};
 use crate::store::keys::Key;
 use crate::store::{self, Compare, Revision, Store, Txn};
 
@@ -83,30 +84,7 @@ struct Round<'a> {
     complained: Option<Instant>,
 }
 
-impl Export {
-    /// Sends whenever this replica leads, until `shutdown`; a batch under way is not waited for.
-    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        loop {
-            let fence = self.leads.borrow_and_update().clone();
-            let mut leads = self.leads.clone();
-            let sending = async {
-                match fence {
-                    Some(fence) => self.lead(fence).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let ended = tokio::select! {
-                () = shutdown.cancelled() => true,
-                changed = leads.changed() => changed.is_err(),
-                () = sending => false,
-            };
-            self.health.sink.current();
-            if ended {
-                return;
-            }
-        }
-    }
-
+impl Led for Export {
     async fn lead(&self, fence: Compare) {
         let mut wait = RETRY.0;
         let mut round = loop {
@@ -131,6 +109,17 @@ impl Export {
                 }
             }
         }
+    }
+
+    fn over(&self) {
+        self.health.sink.current();
+    }
+}
+
+impl Export {
+    /// Sends whenever this replica leads, until `shutdown`; a batch under way is not waited for.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        while_leading(&self, self.leads.clone(), shutdown).await;
     }
 
     fn round(&self, sink: Box<dyn Sink>, fence: Compare) -> Round<'_> {
