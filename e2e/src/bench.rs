@@ -7,6 +7,7 @@
 mod centre;
 mod figures;
 mod fleet;
+mod floor;
 mod member;
 mod report;
 mod rest;

@@ -9,8 +9,8 @@ use proto::injection::TargetRef;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Unfit;
-use crate::system::netns;
 use crate::system::target::{CgroupRef, NetnsRef, ProcessRef, Roots, Target};
+use crate::system::{netns, spoken};
 
 mod cri;
 pub mod workloads;
@@ -63,6 +63,11 @@ pub struct Found {
 pub trait Resolve: Send + Sync + std::fmt::Debug {
     /// Finds one, and the container of that name in it (the first by name where none is given).
     async fn resolve(&self, target: &TargetRef, container: Option<&str>) -> Result<Found, Unfit>;
+
+    /// Finds one of whose containers nothing needs to be known.
+    async fn resolve_sandbox(&self, target: &TargetRef) -> Result<Found, Unfit> {
+        self.resolve(target, None).await
+    }
 }
 
 impl ContainerIdentity {
@@ -92,18 +97,6 @@ fn names_of(list: &str) -> Vec<String> {
 fn is_own(roots: &Roots, found: &NetnsRef) -> bool {
     let own = [Path::new("/proc/self/ns/net").to_path_buf(), roots.proc.join("1/ns/net")];
     own.iter().any(|path| netns::cookie(path).is_ok_and(|cookie| cookie == found.cookie))
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn spoken(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 /// Gone is told apart from refused.

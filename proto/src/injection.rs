@@ -105,6 +105,11 @@ impl Action {
             Action::CpuStress { .. } => "cpu.stress",
         }
     }
+
+    /// Whether it acts on one container's processes, and so ends with them; network faults are the sandbox's.
+    pub fn is_of_container(&self) -> bool {
+        matches!(self, Action::ContainerPause | Action::CpuStress { .. })
+    }
 }
 
 /// The other end of a network fault: ranges, and ports (all where empty).

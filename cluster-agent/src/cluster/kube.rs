@@ -116,6 +116,8 @@ struct Inner {
     bundle: watch::Sender<Option<String>>,
     /// Resource versions of the records as last seen.
     record_versions: Mutex<BTreeMap<String, String>>,
+    /// Statuses as last written.
+    statuses: status::Written,
     /// Secrets as last seen.
     secrets: Mutex<BTreeMap<String, secrets::Seen>>,
 }
@@ -145,6 +147,7 @@ impl Kube {
             leadership: watch::Sender::new(Leadership::Standby),
             bundle: watch::Sender::new(None),
             record_versions: Mutex::default(),
+            statuses: status::Written::default(),
             secrets: Mutex::default(),
         }))
     }

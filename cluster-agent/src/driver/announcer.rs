@@ -2,7 +2,7 @@
 //! they hit, conditions on the Runs and Experiments that were written here. Each is said once, no more often than
 //! the apiserver likes, and what does not fit is left out: status, not events, is the record.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const QUEUE: usize = 256;
 /// Said without a pause; then one per [`PAUSE`].
 const BURST: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(200);
+/// Between the first word after a silence and its saying: the status of the same run is written meanwhile.
+const GIVE_WAY: Duration = Duration::from_millis(300);
 /// What was said is remembered, so many; the apiserver remembers for an hour.
 const REMEMBERED: usize = 4096;
 /// Older news (an agent that has just started is told of every Run) are not said again.
@@ -135,24 +137,35 @@ fn word(condition: &Condition, status: &AuthoredStatus) -> Option<(String, bool)
     }
 }
 
-/// Says for ever, the oldest first.
+/// Says for ever, the oldest first. Words give way to what they tell of: the first waits a little.
 pub(super) async fn carry(acts: Arc<dyn Acts>, mut waiting: mpsc::Receiver<Announcement>) {
     let mut left = BURST;
     let mut since = Instant::now();
-    while let Some(announcement) = waiting.recv().await {
-        let gained = u32::try_from(since.elapsed().as_millis() / PAUSE.as_millis()).unwrap_or(BURST);
-        if gained > 0 {
-            left = left.saturating_add(gained).min(BURST);
-            since = Instant::now();
+    while let Some(first) = waiting.recv().await {
+        let mut early = VecDeque::from([first]);
+        let giving_way = tokio::time::sleep(GIVE_WAY);
+        tokio::pin!(giving_way);
+        loop {
+            tokio::select! {
+                () = &mut giving_way => break,
+                Some(next) = waiting.recv(), if early.len() < QUEUE => early.push_back(next),
+            }
         }
-        if left == 0 {
-            tokio::time::sleep(PAUSE).await;
-            left = 1;
-            since = Instant::now();
-        }
-        left -= 1;
-        if let Err(error) = acts.announce(&announcement).await {
-            tracing::debug!(%error, reason = announcement.reason, "an event was not said");
+        while let Some(announcement) = early.pop_front().or_else(|| waiting.try_recv().ok()) {
+            let gained = u32::try_from(since.elapsed().as_millis() / PAUSE.as_millis()).unwrap_or(BURST);
+            if gained > 0 {
+                left = left.saturating_add(gained).min(BURST);
+                since = Instant::now();
+            }
+            if left == 0 {
+                tokio::time::sleep(PAUSE).await;
+                left = 1;
+                since = Instant::now();
+            }
+            left -= 1;
+            if let Err(error) = acts.announce(&announcement).await {
+                tracing::debug!(%error, reason = announcement.reason, "an event was not said");
+            }
         }
     }
 }
@@ -225,6 +238,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_said_while_words_give_way_is_not_left_out() {
+        let (mut announcer, waiting) = Announcer::new();
+        let memory = Memory::new();
+        let mut carrying = tokio::task::JoinSet::new();
+        carrying.spawn(carry(Arc::new(memory.clone()), waiting));
+        for n in 0..QUEUE {
+            announcer.say(announcement(n));
+        }
+        tokio::time::sleep(GIVE_WAY / 2).await;
+        for n in QUEUE..QUEUE + 200 {
+            announcer.say(announcement(n));
+        }
+        assert_eq!(announcer.left_out, 0);
+        tokio::time::sleep(Duration::from_mins(2)).await;
+        assert_eq!(memory.snapshot().announced.len(), QUEUE + 200);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_flood_is_bounded_in_memory_and_in_time() {
         let (mut announcer, waiting) = Announcer::new();
         for n in 0..1000 {
@@ -235,7 +266,9 @@ mod tests {
         let acts: Arc<dyn Acts> = Arc::new(memory.clone());
         let mut carrying = tokio::task::JoinSet::new();
         carrying.spawn(carry(acts, waiting));
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(GIVE_WAY / 2).await;
+        assert_eq!(memory.snapshot().announced.len(), 0, "first the status, then words about it");
+        tokio::time::sleep(GIVE_WAY / 2 + Duration::from_millis(100)).await;
         assert_eq!(memory.snapshot().announced.len(), BURST as usize);
         tokio::time::sleep(Duration::from_secs(10)).await;
         let after = memory.snapshot().announced.len();

@@ -72,6 +72,11 @@ pub fn of(spec: &ExperimentSpec, stage: ProbeStage) -> Vec<Probe> {
     spec.steady_state.iter().filter(|p| wants(p, stage)).cloned().collect()
 }
 
+/// Whether a run measures anything at this stage.
+pub fn has(run: &RunState, stage: ProbeStage) -> bool {
+    run.spec.as_ref().is_some_and(|spec| spec.steady_state.iter().any(|p| wants(p, stage)))
+}
+
 /// Starts a stage's probes; false where it has none.
 pub fn start(run: &RunState, stage: ProbeStage, out: &mut Vec<Effect>) -> bool {
     let probes = run.spec.as_ref().map(|spec| of(spec, stage)).unwrap_or_default();

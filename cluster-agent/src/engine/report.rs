@@ -9,6 +9,9 @@ use super::{Effect, Now, Sample, State, probing};
 
 /// Samples alone are said at most this often.
 pub const SAMPLES_EVERY_MS: u64 = 500;
+/// While faults are being made, how far that is is said at most this often: each word costs every store on its way,
+/// and those who wait for the last one wait behind it.
+pub const PROGRESS_EVERY_MS: u64 = 100;
 const TIMELINE: usize = 40;
 const INJECTIONS: usize = 20;
 
@@ -53,16 +56,22 @@ fn push(run: &mut RunState, entry: TimelineEntry) {
     timeline.push(entry);
 }
 
+/// When something is due that is not worth a word of its own at once.
+pub fn said_again_at(run: &RunState) -> Option<u64> {
+    let samples = run.sampled.then_some(SAMPLES_EVERY_MS);
+    let progress = run.progressed.then_some(PROGRESS_EVERY_MS);
+    samples.into_iter().chain(progress).min().map(|every| run.said_ms.saturating_add(every))
+}
+
 /// Says every run that changed.
 pub fn publish(state: &mut State, now: Now, out: &mut Vec<Effect>) {
     for run in state.runs.values_mut() {
-        let samples_due = run.sampled && now.boottime_ms >= run.said_ms.saturating_add(SAMPLES_EVERY_MS);
-        if !(run.dirty || samples_due) {
+        if !(run.dirty || said_again_at(run).is_some_and(|at| now.boottime_ms >= at)) {
             continue;
         }
         refresh(run, now);
         run.dirty = false;
-        run.sampled = false;
+        (run.sampled, run.progressed) = (false, false);
         run.said_ms = now.boottime_ms;
         // Before a first answer there is nothing to say.
         if run.observed.phase != ClusterPhase::Pending {

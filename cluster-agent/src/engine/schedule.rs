@@ -132,9 +132,7 @@ pub fn phase(run: &RunState, now: Now) -> ClusterPhase {
 pub fn wake_at(state: &State, run: &RunState) -> Option<u64> {
     let mut instants = Vec::new();
     instants.extend(link_loss::due(state, run));
-    if run.sampled && !run.dirty {
-        instants.push(run.said_ms.saturating_add(report::SAMPLES_EVERY_MS));
-    }
+    instants.extend(report::said_again_at(run).filter(|_| !run.dirty));
     match run.stage {
         Stage::AwaitingSpec | Stage::AwaitingClock { .. } => instants.extend(run.arrival_bound_ms),
         Stage::Journalling | Stage::Baseline => instants.extend(run.bounds.map(|b| b.start_before_ms)),

@@ -64,6 +64,30 @@ async fn a_status_is_mirrored_to_its_object_and_to_no_other() {
 }
 
 #[tokio::test]
+async fn a_status_is_whole_whatever_others_wrote_since_the_last_one() {
+    let Some(member) = Member::start().await else {
+        return;
+    };
+    let door: Kube = member.door("agent-0");
+    let runs = member.ours("Run", Some(&member.shop));
+    let made = member.write("Run", Some(&member.shop), "r1", &run_spec()).await;
+    let phase = |phase: &str| json!({ "observedGeneration": 1, "phase": phase });
+    door.write_status(&mirror(&made, &phase("Planning"))).await.unwrap();
+    // Onto the version that the last write made: nothing is read before it.
+    door.write_status(&mirror(&made, &phase("Dispatching"))).await.unwrap();
+    assert_eq!(runs.get("r1").await.unwrap().data["status"], phase("Dispatching"));
+    // Onto one that is older than what stands there by now.
+    let other = member.door("agent-1");
+    other.write_status(&mirror(&made, &json!({ "phase": "Reverting", "outcome": "Aborted" }))).await.unwrap();
+    let labels = json!({ "metadata": { "labels": { "team": "a" } } });
+    runs.patch("r1", &PatchParams::default(), &Patch::Merge(&labels)).await.unwrap();
+    door.write_status(&mirror(&made, &phase("Running"))).await.unwrap();
+    let now = runs.get("r1").await.unwrap();
+    assert_eq!(now.data["status"], phase("Running"));
+    assert_eq!(now.metadata.labels.unwrap()["team"], "a");
+}
+
+#[tokio::test]
 async fn a_status_that_is_none_is_refused_for_good() {
     let Some(member) = Member::start().await else {
         return;

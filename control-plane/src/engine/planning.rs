@@ -4,12 +4,13 @@
 use jiff::Timestamp;
 use proto::assignment::{ClusterPhase, Desired, Intent, Outcome};
 use proto::experiment::{ExperimentSpec, Target};
+use proto::grant::Principal;
 use proto::ids::ClusterId;
 use proto::plan::{Envelope, PLAN_TTL_MS, Plan, Refusal, TargetEnvelope, refusal};
-use proto::run::ExperimentScope;
+use proto::run::{ExperimentScope, RunRecord};
 use proto::status::{RunPhase, RunSummary};
 
-use super::object::{CENTRAL, Object, ObjectKey, SpecBody};
+use super::object::{CENTRAL, ExperimentKey, Object, ObjectKey, SpecBody};
 use super::selection::{Selection, select};
 use super::{CHUNK, Commit, Decision, View, dispatch, earlier, later, summary};
 
@@ -60,24 +61,28 @@ fn invalid(message: &str) -> Refusal {
     }
 }
 
-/// Makes the effective spec of the Experiment as it stands now; what runs later is this and no edit.
-fn find_spec(view: View<'_>, now: Timestamp) -> Decision {
-    let reference = &view.record.spec.experiment_ref;
-    let (origin, namespace) = match (&view.record.principal, reference.scope) {
-        (
-            proto::grant::Principal::Namespace { cluster, namespace },
-            None | Some(ExperimentScope::Namespace),
-        ) => (cluster.to_string(), namespace.clone()),
+/// The Experiment that a run is of.
+pub fn experiment_of(record: &RunRecord) -> ExperimentKey {
+    let reference = &record.spec.experiment_ref;
+    let (origin, namespace) = match (&record.principal, reference.scope) {
+        (Principal::Namespace { cluster, namespace }, None | Some(ExperimentScope::Namespace)) => {
+            (cluster.to_string(), namespace.clone())
+        }
         _ => (CENTRAL.to_owned(), CENTRAL.to_owned()),
     };
-    let Some(stored) = view.state.experiments.get(&(origin, namespace, reference.name.clone())) else {
+    (origin, namespace, reference.name.clone())
+}
+
+/// Makes the effective spec of the Experiment as it stands now; what runs later is this and no edit.
+fn find_spec(view: View<'_>, now: Timestamp) -> Decision {
+    let Some(stored) = view.state.experiments.get(&experiment_of(view.record)) else {
         let until = later(view.record.created_at, EXPERIMENT_WITHIN_MS);
         if until.is_some_and(|until| until > now) {
             return Decision::wait(until);
         }
         let refusal = Refusal {
             code: refusal::NO_EXPERIMENT.to_owned(),
-            message: format!("there is no experiment {}", reference.name),
+            message: format!("there is no experiment {}", view.record.spec.experiment_ref.name),
             whose: "author".to_owned(),
             cure: "apply the Experiment, then a Run under another name".to_owned(),
         };
@@ -102,8 +107,9 @@ fn find_spec(view: View<'_>, now: Timestamp) -> Decision {
 
 /// Asks the next selected clusters that were not asked yet.
 fn ask(view: View<'_>, spec: &ExperimentSpec, selection: &Selection, now: Timestamp) -> Option<Commit> {
-    let unasked: Vec<&ClusterId> =
-        selection.clusters.keys().filter(|id| !view.entry.desired.contains_key(*id)).take(CHUNK).collect();
+    let unreadable: Vec<&ClusterId> = view.state.unreadable_of(view.id).collect();
+    let asked = |id: &ClusterId| view.entry.desired.contains_key(id) || unreadable.contains(&id);
+    let unasked: Vec<&ClusterId> = selection.clusters.keys().filter(|id| !asked(id)).take(CHUNK).collect();
     if unasked.is_empty() {
         return None;
     }
@@ -167,6 +173,13 @@ fn collect(view: View<'_>, spec: &ExperimentSpec, selection: &Selection, now: Ti
             }),
         }
     }
+    // No answer can come to a question that nobody can read, and it is not asked again over it.
+    refusals.extend(view.state.unreadable_of(view.id).map(|cluster| Refusal {
+        code: refusal::CLUSTER_UNAVAILABLE.to_owned(),
+        message: format!("what cluster {} was asked cannot be read", view.state.cluster_name(cluster)),
+        whose: "centre".to_owned(),
+        cure: "create the Run under a new name".to_owned(),
+    }));
     if waiting || selection.undecided_until.is_some() {
         let answers = if waiting { patience } else { None };
         return Decision::wait(earlier(answers, selection.undecided_until));

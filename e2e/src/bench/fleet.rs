@@ -2,6 +2,8 @@
 //! ten pods of c2, seen in c1. One watch shows both ends, so what kubectl and
 //! the apiserver add to it cancels out.
 
+mod hops;
+
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -10,17 +12,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use control_plane::store::etcd::{EtcdConfig, EtcdStore, EtcdTls};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::figures::{Figures, HEAD, ms};
-use super::report::Section;
+use super::floor::{FLOOR_BYTES, caught_up, put_to_watch};
+use super::report::{Section, load};
 use crate::lab::cluster::{Cluster, kubectl};
+use crate::lab::hub::HubEtcd;
 use crate::lab::{Lab, images};
 use crate::product::Product;
 
 const PODS: usize = 10;
 const WARM_UP: usize = 2;
 const SAMPLES: usize = 20;
+const FLOOR_SAMPLES: usize = 100;
 const WAIT: Duration = Duration::from_mins(3);
 const EVENT: Duration = Duration::from_mins(1);
 const EVENTS: usize = 1024;
@@ -40,6 +47,8 @@ pub(super) fn measure() -> Result<Section> {
 
 fn on(product: &Product) -> Result<Section> {
     prepare(product)?;
+    let load_before = load();
+    let floor = floor(&product.lab.hub_etcd)?;
     let mut watch = Watch::open(&product.lab.c1)?;
     let mut runs = Vec::new();
     for n in 0..WARM_UP + SAMPLES {
@@ -48,7 +57,30 @@ fn on(product: &Product) -> Result<Section> {
             runs.push(run);
         }
     }
-    section(&runs)
+    section(floor, &runs, &load_before)
+}
+
+/// Bare puts in the etcd that the control plane uses, under keys of their own.
+fn floor(hub: &HubEtcd) -> Result<Vec<Duration>> {
+    let read =
+        |path: &std::path::Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+    let mut config = EtcdConfig::new(vec![hub.endpoint.clone()]);
+    "/bench-floor/".clone_into(&mut config.prefix);
+    config.tls = Some(EtcdTls {
+        ca_pem: read(&hub.ca)?,
+        identity_pem: Some((read(&hub.client_cert)?, read(&hub.client_key)?)),
+        server_name: None,
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let store = EtcdStore::connect(config).await?;
+        let mut watch = caught_up(&store).await?;
+        let mut all = Vec::new();
+        for n in 0..FLOOR_SAMPLES {
+            all.push(put_to_watch(&store, &mut watch, &format!("n/{n}")).await?);
+        }
+        Ok(all)
+    })
 }
 
 fn prepare(product: &Product) -> Result<()> {
@@ -101,6 +133,8 @@ fn prepare(product: &Product) -> Result<()> {
 struct Times {
     /// (condition or phase, since the Run's own event).
     marks: Vec<(String, Duration)>,
+    /// The ends of the hops, as the run has them on record.
+    hops: Vec<Duration>,
     injected: Duration,
     /// From the deletion's call to Finished at the centre.
     ended: Duration,
@@ -116,6 +150,7 @@ fn one_run(product: &Product, watch: &mut Watch, n: usize) -> Result<Times> {
     });
     c1.apply(&run.to_string())?;
     let (begun, _) = watch.until(|e| e["type"] == "ADDED" && e["object"]["metadata"]["name"] == *name)?;
+    let begun_at = Timestamp::now() - begun.elapsed();
     let mut times = Times::default();
     let (at, status) = watch.until(|event| {
         if event["object"]["metadata"]["name"] != *name {
@@ -139,6 +174,7 @@ fn one_run(product: &Product, watch: &mut Watch, n: usize) -> Result<Times> {
     let injected = product.run(status["runID"].as_str().unwrap_or_default())?;
     let counts = &injected["clusters"][0]["observed"]["counts"];
     ensure!(counts["injected"] == PODS && counts["active"] == PODS, "{counts}");
+    times.hops = hops::of(&injected, begun_at)?;
     let deleted = Instant::now();
     c1.kubectl_ok(&["delete", "runs.faultline.dev", &name, "-n", "shop", "--wait=false"])?;
     c1.wait_for("the run to end", WAIT, || {
@@ -198,13 +234,18 @@ impl Drop for Watch {
     }
 }
 
-fn section(runs: &[Times]) -> Result<Section> {
-    let injected = Figures::new(runs.iter().map(|run| run.injected).collect()).context("samples")?;
+fn section(floor: Vec<Duration>, runs: &[Times], load_before: &str) -> Result<Section> {
+    let figures = |all: Vec<Duration>| Figures::new(all).context("samples");
+    let injected = figures(runs.iter().map(|run| run.injected).collect())?;
     let mut body = format!(
-        "`make bench`. Two real clusters on this machine, both charts installed, the control plane in c1 with a\n\
-         real etcd. A Run is written in c1 and aims network.partition at {PODS} pods on two nodes of c2; times count\n\
-         from the Run's own event in a watch of c1 to what the same watch shows later.\n\n{HEAD}"
+        "`make bench ARGS=fleet` prints this alone. Two real clusters on this machine, both charts installed, the\n\
+         control plane in c1 with a real etcd (which, as those of the clusters, does not wait for the disk). A Run is\n\
+         written in c1 and aims network.partition at {PODS} pods on two nodes of c2; times count from the Run's own\n\
+         event in a watch of c1 to what the same watch shows later. The floor is a put of {FLOOR_BYTES} bytes in the\n\
+         control plane's etcd until a watch shows it. Load average {load_before} before, {} after.\n\n{HEAD}",
+        load()
     );
+    body.push_str(&figures(floor)?.row("floor: bare etcd put to watch"));
     for kind in ["Accepted", "Planned"] {
         let marks = runs.iter().flat_map(|run| &run.marks).filter(|(seen, _)| seen == kind);
         if let Some(figures) = Figures::new(marks.map(|(_, at)| *at).collect()) {
@@ -212,17 +253,24 @@ fn section(runs: &[Times]) -> Result<Section> {
         }
     }
     body.push_str(&injected.row(&format!("Run seen to Injected on {PODS} pods of c2, in c1")));
-    let ended = Figures::new(runs.iter().map(|run| run.ended).collect()).context("samples")?;
+    let ended = figures(runs.iter().map(|run| run.ended).collect())?;
     body.push_str(&ended.row("kubectl delete of the Run to Finished and Clean at the centre"));
     let met = if injected.percentile(50) <= AIM { "met" } else { "not met" };
     // Writing to a String cannot fail.
     let _ = write!(
         body,
-        "\nAim: {} ms to Injected at p50: {met}.\n\nHops: watch event in c1 -> agent of c1 -> control plane (run \
-         recorded) -> agent of c2 (plan) -> control plane\n(dispatch) -> agent of c2 (recorded in its cluster) -> \
-         two daemons (journal, kernel, read-back) -> agent of c2 ->\ncontrol plane -> agent of c1 -> status of the Run. \
-         Deleting includes a start of kubectl and polls of the command line.\n",
+        "\nAim: {} ms to Injected at p50: {met}. Deleting includes a start of kubectl and polls of the command line.\n\n\
+         Hops, each from the end of the one before (medians do not add up exactly):\n\n{HEAD}",
         ms(AIM)
+    );
+    for (n, name) in hops::HOPS.iter().enumerate() {
+        let took =
+            |run: &Times| run.hops[n].saturating_sub(if n == 0 { Duration::ZERO } else { run.hops[n - 1] });
+        body.push_str(&figures(runs.iter().map(took).collect())?.row(name));
+    }
+    let last = |run: &Times| run.injected.saturating_sub(run.hops[hops::HOPS.len() - 1]);
+    body.push_str(
+        &figures(runs.iter().map(last).collect())?.row("Injected stands in the Run's status in c1"),
     );
     Ok(Section { title: "Two real clusters, ten pods", body })
 }

@@ -8,6 +8,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+/// What the figures taught, by hand.
+const LEARNT: &str = include_str!("learnt.md");
+
 /// One measurement, as Markdown.
 #[derive(Debug)]
 pub(super) struct Section {
@@ -26,6 +29,12 @@ pub(super) fn write(sections: &[Section]) -> Result<()> {
     fs::write(&path, text(sections)).with_context(|| format!("write {}", path.display()))
 }
 
+/// The load average of the last minute, as the kernel says it.
+pub(super) fn load() -> String {
+    let read = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    read.split(' ').next().unwrap_or_default().to_owned()
+}
+
 fn text(sections: &[Section]) -> String {
     let mut text = format!(
         "# Benchmarks\n\nWritten by `make bench`; do not edit. Absolute times are those of one machine on one day: \
@@ -36,10 +45,12 @@ fn text(sections: &[Section]) -> String {
         // Writing to a String cannot fail.
         let _ = write!(text, "\n## {}\n\n{}", section.title, section.body);
     }
+    text.push('\n');
+    text.push_str(LEARNT);
     text
 }
 
-/// Processor, cores, memory, kernel, and how busy it was.
+/// Processor, cores, memory, kernel.
 fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
@@ -49,11 +60,6 @@ fn machine() -> String {
     let meminfo = read("/proc/meminfo");
     let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib: u64 = kib.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
-    let load = read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned();
     let kernel = read("/proc/sys/kernel/osrelease");
-    format!(
-        "{cores} cores of {model}, {} GiB, Linux {}, load {load} at the end of the run",
-        kib >> 20,
-        kernel.trim()
-    )
+    format!("{cores} cores of {model}, {} GiB, Linux {}", kib >> 20, kernel.trim())
 }

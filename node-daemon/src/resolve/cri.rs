@@ -24,7 +24,23 @@ pub struct Cri {
 #[async_trait]
 impl Resolve for Cri {
     async fn resolve(&self, target: &TargetRef, container: Option<&str>) -> Result<Found, Unfit> {
-        let pod = self.pod(&target.uid).await.map_err(|error| match &error {
+        let pod = async { self.runtime().await?.pod(&target.uid).await };
+        self.look(pod.await, container).await
+    }
+
+    async fn resolve_sandbox(&self, target: &TargetRef) -> Result<Found, Unfit> {
+        let pod = async { self.runtime().await?.sandbox(&target.uid).await };
+        self.look(pod.await, None).await
+    }
+}
+
+impl Cri {
+    async fn runtime(&self) -> Result<Runtime, Error> {
+        Runtime::connect(&find_socket(self.socket.as_deref(), std::path::Path::new("/"))?).await
+    }
+
+    async fn look(&self, pod: Result<PodHandles, Error>, container: Option<&str>) -> Result<Found, Unfit> {
+        let pod = pod.map_err(|error| match &error {
             Error::NoSandbox { .. } => Unfit::TargetGone(error.to_string()),
             _ => Unfit::Refused(spoken(&error)),
         })?;
@@ -32,13 +48,6 @@ impl Resolve for Cri {
         // Reads of /proc and a namespace visit.
         let found = tokio::task::spawn_blocking(move || found(&roots, &pod, wanted.as_deref()));
         found.await.unwrap_or_else(|error| Err(Unfit::Refused(format!("look at the pod: {error}"))))
-    }
-}
-
-impl Cri {
-    async fn pod(&self, uid: &str) -> Result<PodHandles, Error> {
-        let socket = find_socket(self.socket.as_deref(), std::path::Path::new("/"))?;
-        Runtime::connect(&socket).await?.pod(uid).await
     }
 }
 

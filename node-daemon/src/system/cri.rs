@@ -144,6 +144,24 @@ impl Runtime {
 
     /// Sandbox, namespace and containers of a pod.
     pub async fn pod(&mut self, pod_uid: &str) -> Result<PodHandles, Error> {
+        let mut pod = self.sandbox_only(pod_uid).await?;
+        for container in self.containers_of(&pod.sandbox_id).await? {
+            let name = container.metadata.map(|metadata| metadata.name).unwrap_or_default();
+            if let Some(handles) = self.container(container.id).await? {
+                pod.containers.insert(name, handles);
+            }
+        }
+        Ok(pod)
+    }
+
+    /// Sandbox and namespace of a pod; its containers only where the runtime does not tell the namespace.
+    pub async fn sandbox(&mut self, pod_uid: &str) -> Result<PodHandles, Error> {
+        let pod = self.sandbox_only(pod_uid).await?;
+        let told = pod.sandbox_pid.is_some() || pod.netns_path.as_ref().is_some_and(|path| path.exists());
+        if told { Ok(pod) } else { self.pod(pod_uid).await }
+    }
+
+    async fn sandbox_only(&mut self, pod_uid: &str) -> Result<PodHandles, Error> {
         let sandbox = self.sandbox_of(pod_uid).await?;
         let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox.id.clone(), verbose: true };
         let status =
@@ -153,18 +171,11 @@ impl Runtime {
         if let Some(handler) = handlers.into_iter().flatten().find(|handler| is_other_kernel(handler)) {
             return Err(Error::OtherKernel { pod_uid: pod_uid.to_owned(), handler });
         }
-        let mut containers = BTreeMap::new();
-        for container in self.containers_of(&sandbox.id).await? {
-            let name = container.metadata.map(|metadata| metadata.name).unwrap_or_default();
-            if let Some(handles) = self.container(container.id).await? {
-                containers.insert(name, handles);
-            }
-        }
         Ok(PodHandles {
             sandbox_id: sandbox.id,
             sandbox_pid: info.pid,
             netns_path: info.netns_path,
-            containers,
+            containers: BTreeMap::new(),
         })
     }
 

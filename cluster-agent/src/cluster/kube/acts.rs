@@ -47,12 +47,12 @@ impl Acts for Kube {
         };
         let kind = resource(object.kind.as_str(), plural);
         let api = Api::namespaced_with(self.client(), object.namespace.as_str(), &kind);
-        status::write(&api, object.name.as_str(), Some(&object.uid), &wanted).await
+        status::write(&api, &self.0.statuses, object.name.as_str(), Some(&object.uid), &wanted).await
     }
 
     async fn set_halt_status(&self, name: &str, level: HaltLevel) -> Result<(), Error> {
         let api = untyped(self.client(), "Halt", "halts");
-        status::write(&api, name, None, &json!({ "level": level })).await
+        status::write(&api, &self.0.statuses, name, None, &json!({ "level": level })).await
     }
 
     async fn announce(&self, announcement: &Announcement) -> Result<(), Error> {

@@ -3,18 +3,20 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use kube::ResourceExt;
 use kube::api::DynamicObject;
+use kube::runtime::watcher::Event;
 use proto::experiment::MAX_SPEC_BYTES;
 use proto::ids::Name;
 use proto::trace::{TRACE_ANNOTATION, TraceContext};
 use proto::wire::{Authored, AuthoredKind, AuthoredRef};
 use serde_json::Value;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use super::follow::{COALESCE, Listed, events, untyped};
+use super::follow::{Listed, Pace, events, untyped};
 use super::{AUTHOR_ANNOTATION, Kube};
 use crate::cluster::AuthoredSet;
 
@@ -24,40 +26,49 @@ const MAX_KEPT_BYTES: usize = 4 * MAX_SPEC_BYTES;
 /// Names of authors are cut here; information only.
 const MAX_AUTHOR_CHARS: usize = 256;
 
+/// How long a changed Run waits for the other watch: an edit of its Experiment made before it is not overtaken.
+const RUN_WAITS: Duration = Duration::from_millis(20);
+
 /// Follows both kinds for ever.
 pub(super) async fn follow(door: &Kube) {
     let objects = |kind, plural| events(untyped(door.client(), kind, plural), plural, None);
-    let mut experiments = pin!(objects("Experiment", "experiments"));
-    let mut runs = pin!(objects("Run", "runs"));
+    let publish = |set| drop(door.0.authored.send_replace(Some(Arc::new(set))));
+    merge(objects("Experiment", "experiments"), objects("Run", "runs"), publish).await;
+}
+
+async fn merge(
+    experiments: impl Stream<Item = Event<DynamicObject>>,
+    runs: impl Stream<Item = Event<DynamicObject>>,
+    publish: impl Fn(AuthoredSet),
+) {
+    let (mut experiments, mut runs) = (pin!(experiments), pin!(runs));
     let (mut seen_experiments, mut seen_runs) = (Listed::default(), Listed::default());
-    let mut due: Option<Instant> = None;
+    let mut pace = Pace::new(Instant::now());
     loop {
-        let at = due.unwrap_or_else(Instant::now);
-        let changed = tokio::select! {
+        tokio::select! {
             Some(event) = experiments.next() => {
-                seen_experiments.take(event, |object| authored(AuthoredKind::Experiment, &object))
+                if seen_experiments.take(event, |object| authored(AuthoredKind::Experiment, &object)) {
+                    pace.changed(Instant::now());
+                }
             }
-            Some(event) = runs.next() => seen_runs.take(event, |object| authored(AuthoredKind::Run, &object)),
-            () = sleep_until(at), if due.is_some() => {
-                due = None;
-                publish(door, &seen_experiments, &seen_runs);
-                false
+            Some(event) = runs.next() => {
+                if seen_runs.take(event, |object| authored(AuthoredKind::Run, &object)) {
+                    pace.changed(Instant::now() + RUN_WAITS);
+                }
+            }
+            () = pace.due(), if pace.is_due() => {
+                pace.published(Instant::now());
+                both(&seen_experiments, &seen_runs).into_iter().for_each(&publish);
             }
             else => return,
-        };
-        if changed && due.is_none() {
-            due = Some(Instant::now() + COALESCE);
         }
     }
 }
 
-fn publish(door: &Kube, experiments: &Listed<Authored>, runs: &Listed<Authored>) {
-    let (Some(experiments), Some(runs)) = (experiments.all(), runs.all()) else {
-        return;
-    };
-    let both = experiments.values().chain(runs.values());
-    let set: AuthoredSet = both.map(|authored| (authored.object.clone(), authored.clone())).collect();
-    door.0.authored.send_replace(Some(Arc::new(set)));
+/// Everything, once both kinds were listed completely.
+fn both(experiments: &Listed<Authored>, runs: &Listed<Authored>) -> Option<AuthoredSet> {
+    let both = experiments.all()?.values().chain(runs.all()?.values());
+    Some(both.map(|authored| (authored.object.clone(), authored.clone())).collect())
 }
 
 /// An object by its uid. The body is the `spec` as the apiserver holds it; `null` where there is none.
@@ -90,6 +101,7 @@ fn authored(kind: AuthoredKind, object: &DynamicObject) -> Option<(String, Autho
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -119,5 +131,42 @@ mod tests {
         assert!(authored.body.len() < 200);
         let read: Value = serde_json::from_slice(&authored.body).unwrap();
         assert!(proto::validate::experiment(&read).is_err());
+    }
+
+    fn stream(mut events: mpsc::Receiver<Event<DynamicObject>>) -> impl Stream<Item = Event<DynamicObject>> {
+        futures::stream::poll_fn(move |context| events.poll_recv(context))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_does_not_overtake_the_experiment_that_was_written_before_it() {
+        let (experiments, experiment_events) = mpsc::channel(8);
+        let (runs, run_events) = mpsc::channel(8);
+        let (sets, mut published) = mpsc::channel(8);
+        let mut following = tokio::task::JoinSet::new();
+        following.spawn(merge(stream(experiment_events), stream(run_events), move |set: AuthoredSet| {
+            sets.try_send(set).unwrap();
+        }));
+        let mut experiment = object(&json!({ "hypothesis": "old" }));
+        experiment.metadata.uid = Some("e".to_owned());
+        for (watch, listed) in [(&experiments, Some(experiment.clone())), (&runs, None)] {
+            watch.send(Event::Init).await.unwrap();
+            if let Some(listed) = listed {
+                watch.send(Event::InitApply(listed)).await.unwrap();
+            }
+            watch.send(Event::InitDone).await.unwrap();
+        }
+        assert_eq!(published.recv().await.unwrap().len(), 1);
+        // Long after that, the watch of Runs is a little faster.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let spec = json!({ "hypothesis": "new" });
+        experiment.data["spec"] = spec.clone();
+        runs.send(Event::Apply(object(&json!({})))).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        experiments.send(Event::Apply(experiment)).await.unwrap();
+        let set = published.recv().await.unwrap();
+        assert_eq!(set.len(), 2);
+        let body = spec.to_string().into_bytes();
+        assert!(set.values().any(|authored| authored.body == body), "{set:?}");
+        assert!(published.try_recv().is_err(), "nothing was published before it");
     }
 }

@@ -12,6 +12,7 @@ use kube::runtime::watcher::{self, Event, ExponentialBackoff};
 use kube::runtime::{WatchStreamExt, watcher as watched};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep_until};
 
 /// The apiserver ends a watch after so many seconds and it goes on from there: a connection that died without a
 /// word is noticed this soon (plus a margin), also by who waits for a Halt.
@@ -19,6 +20,45 @@ const WATCH_S: u32 = 30;
 
 /// Changes closer together than this are published as one.
 pub(super) const COALESCE: Duration = Duration::from_millis(100);
+
+/// When changes are published: the first after some quiet at once, for somebody waits for it; those that follow
+/// within [`COALESCE`] together.
+#[derive(Debug)]
+pub(super) struct Pace {
+    due: Option<Instant>,
+    quiet_from: Instant,
+}
+
+impl Pace {
+    /// Nothing was published yet.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { due: None, quiet_from: now }
+    }
+
+    /// Something changed that is to be published from `at` on.
+    pub(super) fn changed(&mut self, at: Instant) {
+        let at = self.quiet_from.max(at);
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// All that changed is published.
+    pub(super) fn published(&mut self, now: Instant) {
+        (self.due, self.quiet_from) = (None, now + COALESCE);
+    }
+
+    /// Whether something changed that is not published.
+    pub(super) fn is_due(&self) -> bool {
+        self.due.is_some()
+    }
+
+    /// Waits until something is due; for ever where nothing changed.
+    pub(super) async fn due(&self) {
+        match self.due {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+}
 
 /// Every event of a kind, for ever. `fields` narrows it, for example `metadata.name=default`.
 pub(super) fn events<K>(
@@ -138,6 +178,28 @@ mod tests {
 
         assert!(listed.take(Event::Delete(("b", 9)), same));
         assert!(!listed.take(Event::Delete(("b", 9)), same), "gone already");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_change_goes_at_once_and_a_flood_ten_times_a_second() {
+        let begun = Instant::now();
+        let mut pace = Pace::new(begun);
+        let mut published = Vec::new();
+        for change in 0..50 {
+            // A change every 7 ms.
+            let at = begun + Duration::from_millis(7) * change;
+            while tokio::time::timeout_at(at, pace.due()).await.is_ok() {
+                published.push(begun.elapsed().as_millis());
+                pace.published(Instant::now());
+            }
+            pace.changed(Instant::now());
+        }
+        pace.due().await;
+        assert_eq!(published, [0, 100, 200, 300]);
+        pace.published(Instant::now());
+        assert!(tokio::time::timeout(Duration::from_hours(1), pace.due()).await.is_err(), "nothing is left");
+        pace.changed(Instant::now());
+        assert!(tokio::time::timeout(Duration::ZERO, pace.due()).await.is_ok(), "quiet again");
     }
 
     #[test]

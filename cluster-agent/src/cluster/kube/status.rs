@@ -1,42 +1,90 @@
 //! Writing the status of objects that people made: a merge patch of the difference, onto the very object (uid)
 //! and the very version that was read. Called by `acts`.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use kube::Api;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Map, Value, json};
 
 use super::answer::{Failure, RACES, call};
+use super::lock;
 use crate::cluster::Error;
+
+/// Objects whose last write is remembered; beyond that all are forgotten, and read again.
+const REMEMBERED: usize = 1024;
+
+/// The versions that our last writes made, by uid: the next write onto one of them needs no read before it.
+#[derive(Debug, Default)]
+pub(super) struct Written(Mutex<BTreeMap<String, Version>>);
+
+#[derive(Debug, Clone, Default)]
+struct Version {
+    resource_version: String,
+    status: Value,
+}
+
+impl Version {
+    fn of(object: &DynamicObject) -> Option<(String, Self)> {
+        let status = object.data.get("status").cloned().unwrap_or(Value::Null);
+        let resource_version = object.metadata.resource_version.clone()?;
+        Some((object.metadata.uid.clone()?, Self { resource_version, status }))
+    }
+}
+
+impl Written {
+    fn take(&self, uid: &str) -> Option<Version> {
+        lock(&self.0).remove(uid)
+    }
+
+    fn keep(&self, object: &DynamicObject) {
+        let mut all = lock(&self.0);
+        if all.len() >= REMEMBERED {
+            all.clear();
+        }
+        all.extend(Version::of(object));
+    }
+}
 
 /// Makes `status` of the object equal to `wanted`. Fine, and nothing written, where it is equal already, where
 /// the object is gone, or where it is another one by now (`uid`, where given).
 pub(super) async fn write(
     api: &Api<DynamicObject>,
+    written: &Written,
     name: &str,
     uid: Option<&str>,
     wanted: &Value,
 ) -> Result<(), Error> {
     let what = || format!("write the status of {name}");
     let mut lost = None;
+    // What stands there is read, unless we wrote it ourselves and there is something to change in it.
+    let known = uid.and_then(|uid| Some((uid.to_owned(), written.take(uid)?)));
+    let mut known = known.filter(|(_, version)| difference(&version.status, wanted).is_some());
     for _ in 0..RACES {
-        let object = match call(api.get(name)).await {
-            Ok(object) => object,
-            Err(failure) if failure.is_missing(name) => return Ok(()),
-            Err(failure) => return Err(failure.into_error(what())),
+        let (held_uid, held) = match known.take() {
+            Some(known) => known,
+            None => match call(api.get(name)).await {
+                Ok(object) => Version::of(&object).unwrap_or_default(),
+                Err(failure) if failure.is_missing(name) => return Ok(()),
+                Err(failure) => return Err(failure.into_error(what())),
+            },
         };
-        if uid.is_some() && uid != object.metadata.uid.as_deref() {
+        if uid.is_some_and(|uid| uid != held_uid) {
             return Ok(());
         }
-        let held = object.data.get("status").cloned().unwrap_or(Value::Null);
-        let Some(difference) = difference(&held, wanted) else {
+        let Some(difference) = difference(&held.status, wanted) else {
             return Ok(());
         };
         let patch = json!({
-            "metadata": { "uid": object.metadata.uid, "resourceVersion": object.metadata.resource_version },
+            "metadata": { "uid": held_uid, "resourceVersion": held.resource_version },
             "status": difference,
         });
         match call(api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))).await {
-            Ok(_) => return Ok(()),
+            Ok(object) => {
+                written.keep(&object);
+                return Ok(());
+            }
             Err(failure) if failure.is_missing(name) => return Ok(()),
             Err(failure) if failure.is_conflict() => lost = Some(failure),
             Err(failure) => return Err(failure.into_error(what())),
