@@ -66,26 +66,34 @@ where
     F: FnOnce(CancellationToken) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
+    until_signals(|[shutdown]| run(shutdown))
+}
+
+/// The same for a role whose drain has steps: each signal cancels the next token, the one after the last
+/// aborts.
+fn until_signals<const STEPS: usize, F, Fut>(run: F) -> anyhow::Result<Exit>
+where
+    F: FnOnce([CancellationToken; STEPS]) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
-        let shutdown = CancellationToken::new();
+        let steps: [CancellationToken; STEPS] = std::array::from_fn(|_| CancellationToken::new());
+        let mut left = steps.iter();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let role = run(shutdown.clone());
+        let role = run(steps.clone());
         tokio::pin!(role);
-        let mut signals = 0;
         loop {
             tokio::select! {
                 result = &mut role => return result.map(|()| Exit::Ok),
-                _ = terminate.recv() => signals += 1,
-                _ = interrupt.recv() => signals += 1,
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
             }
-            if signals > 1 {
-                anyhow::bail!("a second signal came before the drain was over");
-            }
-            tracing::info!("draining; a second signal aborts");
-            shutdown.cancel();
+            let step = left.next().context("another signal came before the drain was over")?;
+            tracing::info!(signals_until_abort = left.len() + 1, "draining");
+            step.cancel();
         }
     })
 }
@@ -104,4 +112,31 @@ fn refuse(problems: &[String]) -> anyhow::Result<()> {
         return Ok(());
     }
     Err(crate::exit::Misuse(problems.join("\n       ")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, raise};
+
+    use super::*;
+
+    #[test]
+    fn each_signal_is_one_step_and_the_one_after_the_last_aborts() {
+        let ended = until_signals(|[shutdown, at_once]| async move {
+            raise(Signal::SIGTERM)?;
+            shutdown.cancelled().await;
+            anyhow::ensure!(!at_once.is_cancelled(), "one signal took two steps");
+            raise(Signal::SIGINT)?;
+            at_once.cancelled().await;
+            Ok(())
+        });
+        assert!(ended.is_ok(), "{ended:?}");
+        let aborted = until_signal(|shutdown| async move {
+            raise(Signal::SIGTERM)?;
+            shutdown.cancelled().await;
+            raise(Signal::SIGTERM)?;
+            std::future::pending().await
+        });
+        assert!(aborted.is_err_and(|error| error.to_string().contains("another signal")));
+    }
 }

@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use crate::lab::cluster::Cluster;
@@ -52,9 +53,15 @@ impl Product {
         product.centre(1)?;
         product.login()?;
         say("product", format_args!("the centre answers"));
-        for cluster in product.lab.clusters() {
-            product.member(cluster, image.key())?;
-        }
+        thread::scope(|scope| -> Result<()> {
+            let members = product.lab.clusters().map(|cluster| {
+                let (product, mark) = (&product, image.key());
+                scope.spawn(move || product.member(cluster, mark))
+            });
+            members
+                .into_iter()
+                .try_for_each(|member| member.join().map_err(|_| anyhow!("a thread ended badly"))?)
+        })?;
         for cluster in product.lab.clusters() {
             product.wait_connected(cluster)?;
             say("product", format_args!("{} is connected", cluster.name));
@@ -126,13 +133,23 @@ impl Product {
         if !token.is_empty() {
             values["join"] = serde_json::json!({ "token": token });
         }
-        for namespace in ["shop", PASSING] {
-            cluster
-                .apply(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}"))?;
-        }
+        make_namespaces(cluster)?;
         self.helm(cluster, "faultline-member", "member", &values)?;
         self.rollout(cluster, "deploy/faultline-agent")?;
         self.rollout(cluster, "daemonset/faultline-node")
+    }
+
+    /// Upgrades a member so that its daemons are replaced and its agent is not, and waits for nothing.
+    pub fn roll_daemons(&self, cluster: &Cluster, mark: &str) -> Result<()> {
+        make_namespaces(cluster)?;
+        let chart = charts().join("member");
+        let mark = format!("nodes.podAnnotations.mark={mark}");
+        let chart = chart.to_string_lossy();
+        let upgrade =
+            ["upgrade", "faultline-member", &chart, "-n", NAMESPACE, "--reuse-values", "--set", &mark];
+        let output = cluster.helm(&upgrade)?;
+        ensure!(output.success(), "roll the daemons of {}: {}{}", cluster.name, output.stdout, output.stderr);
+        Ok(())
     }
 
     /// `helm upgrade --install`, values as a file.
@@ -197,7 +214,7 @@ impl Product {
         self.lab.folder().of("operator").join("admin.token")
     }
 
-    /// Waits until a member is connected and every node of it has a daemon.
+    /// Waits until a member is connected, takes starts, and every node of it has a daemon.
     pub fn wait_connected(&self, cluster: &Cluster) -> Result<()> {
         cluster.wait_for("the member to be connected with all daemons", READY, || {
             let view: Value =
@@ -207,7 +224,8 @@ impl Product {
             ensure!(
                 view["state"] == "Connected"
                     && inventory["daemons"].as_u64() == Some(nodes)
-                    && inventory["hasCeiling"] == true,
+                    && inventory["hasCeiling"] == true
+                    && inventory["acceptsStarts"] == true,
                 "{view}"
             );
             Ok(())
@@ -239,6 +257,13 @@ impl Product {
     pub fn run(&self, name: &str) -> Result<Value> {
         Ok(serde_json::from_str(&self.cli_ok(&["get", "runs", name, "-o", "json"])?)?)
     }
+}
+
+/// Those that the Ceiling names; a scenario deletes one of them.
+fn make_namespaces(cluster: &Cluster) -> Result<()> {
+    ["shop", PASSING].iter().try_for_each(|name| {
+        cluster.apply(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}"))
+    })
 }
 
 /// The repository's charts, or those at `FAULTLINE_CHARTS` to go with another

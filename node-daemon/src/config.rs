@@ -42,6 +42,8 @@ pub struct Config {
     pub max_deadline_ms: u64,
     /// Namespaces that are never touched.
     pub protected_namespaces: BTreeSet<String>,
+    /// How long a daemon that is told to end lets its faults end by themselves, ms.
+    pub drain_wait_ms: u64,
 }
 
 impl Config {
@@ -57,6 +59,7 @@ impl Config {
             health_addr: None,
             max_deadline_ms: limits.max_deadline_ms,
             protected_namespaces: limits.protected_namespaces,
+            drain_wait_ms: 0,
         }
     }
 

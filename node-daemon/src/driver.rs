@@ -20,10 +20,10 @@ use crate::journal::{Journal, Record, Write};
 use crate::keeper::Keeper;
 use crate::link::Outbox;
 use crate::metrics::Metrics;
-use crate::resolve::{Resolve, spoken};
+use crate::resolve::Resolve;
 use crate::spans;
 use crate::system::target::Roots;
-use crate::system::{System, clock};
+use crate::system::{System, clock, spoken};
 
 mod acts;
 
@@ -99,6 +99,18 @@ pub struct Driver {
     /// After a write that failed.
     write_after: Option<Instant>,
     is_looking_at_halt: bool,
+    drain_wait: Duration,
+    at_once: CancellationToken,
+}
+
+/// How far the end has come, and how long this part of it may last.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    NotAsked,
+    /// What is held goes on to its own end; nothing new is taken.
+    Waiting(Instant),
+    /// The rest is taken away.
+    Reverting(Instant),
 }
 
 /// What came back from a blocking thread.
@@ -139,21 +151,33 @@ impl Driver {
             is_writing: false,
             write_after: None,
             is_looking_at_halt: false,
+            drain_wait: Duration::ZERO,
+            at_once: CancellationToken::new(),
         };
         driver.carry_out(first);
         driver
     }
 
-    /// Runs until `shutdown`, then reverts everything within `drain_within`. Returns whether nothing is
-    /// left that could be active.
+    /// At a shutdown, first lets what is held end by itself, for so long at most and not after `at_once`.
+    #[must_use]
+    pub fn waiting(self, drain_wait: Duration, at_once: CancellationToken) -> Self {
+        Self { drain_wait, at_once, ..self }
+    }
+
+    /// Runs until `shutdown`; then takes nothing new, waits as told until nothing is held, and reverts what
+    /// is left within `drain_within`. Returns whether nothing is left that could be active.
     pub async fn run(mut self, shutdown: CancellationToken, drain_within: Duration) -> bool {
-        let mut drained_by: Option<Instant> = None;
+        let (mut ending, at_once) = (Ending::NotAsked, self.at_once.clone());
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.write_group();
-            if drained_by.is_some() && self.state.is_drained() && self.is_at_rest() {
-                return self.state.held() == 0;
+            match ending {
+                Ending::Waiting(_) if self.state.is_drained() => ending = self.revert_all(drain_within),
+                Ending::Reverting(_) if self.state.is_drained() && self.is_at_rest() => {
+                    return self.state.held() == 0;
+                }
+                _ => {}
             }
             let wake = self.until_wake();
             tokio::select! {
@@ -164,17 +188,29 @@ impl Driver {
                 },
                 _ = ticks.tick() => self.tick(),
                 () = tokio::time::sleep(wake) => self.take(Event::Tick),
-                () = shutdown.cancelled(), if drained_by.is_none() => {
-                    tracing::info!(held = self.state.held(), "draining");
-                    drained_by = Some(Instant::now() + drain_within);
-                    self.take(Event::Drain);
+                () = shutdown.cancelled(), if matches!(ending, Ending::NotAsked) => {
+                    tracing::info!(held = self.state.held(), wait = ?self.drain_wait, "draining");
+                    ending = Ending::Waiting(Instant::now() + self.drain_wait);
+                    self.take(Event::TakeNoMore);
                 }
-                () = until(drained_by), if drained_by.is_some() => {
-                    tracing::error!(held = self.state.held(), "drain not finished in time, left to the keeper");
-                    return false;
+                () = at_once.cancelled(), if matches!(ending, Ending::Waiting(_)) => {
+                    ending = self.revert_all(drain_within);
+                }
+                () = ending.over() => {
+                    if matches!(ending, Ending::Reverting(_)) {
+                        tracing::error!(held = self.state.held(), "drain not finished in time, left to the keeper");
+                        return false;
+                    }
+                    ending = self.revert_all(drain_within);
                 }
             }
         }
+    }
+
+    fn revert_all(&mut self, within: Duration) -> Ending {
+        tracing::info!(held = self.state.held(), "reverting what is held");
+        self.take(Event::Drain);
+        Ending::Reverting(Instant::now() + within)
     }
 
     fn is_at_rest(&self) -> bool {
@@ -336,7 +372,14 @@ impl Driver {
         let span = spans::of(&injection, "resolve");
         let resolving = async move {
             let _permit = permits.acquire_owned().await;
-            let asked = doors.resolver.resolve(&injection.target, injection.container.as_deref());
+            let asked = async {
+                let (target, container) = (&injection.target, injection.container.as_deref());
+                if injection.action.is_of_container() {
+                    doors.resolver.resolve(target, container).await
+                } else {
+                    doors.resolver.resolve_sandbox(target).await
+                }
+            };
             let found = match tokio::time::timeout(RESOLVE_WITHIN, asked).await {
                 Ok(found) => found,
                 Err(_) => {
@@ -373,10 +416,13 @@ impl Driver {
     }
 }
 
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
+impl Ending {
+    /// The time of this part has passed.
+    async fn over(self) {
+        match self {
+            Self::Waiting(at) | Self::Reverting(at) => tokio::time::sleep_until(at).await,
+            Self::NotAsked => std::future::pending().await,
+        }
     }
 }
 

@@ -25,6 +25,9 @@ mod life;
 
 pub use event::{Effect, Event, Failure, Look, Now, Plan, Remains, Unfit};
 
+/// Why nothing new starts on a node whose daemon was told to end.
+const DRAINING: &str = "Draining: the daemon of this node is about to end and takes no new start";
+
 /// What is counted once a second.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Census {
@@ -147,6 +150,7 @@ pub fn step(state: &mut State, event: Event, now: Now) -> Vec<Effect> {
         Event::Connected => {
             state.connected = true;
             effects.push(Effect::Send(NodeUp::Hello(Box::new(state.hello(now)))));
+            effects.extend(state.draining.then_some(Effect::Send(NodeUp::Draining)));
             state.halts_told = None;
         }
         Event::Disconnected => state.disconnected(now, &mut effects),
@@ -158,8 +162,9 @@ pub fn step(state: &mut State, event: Event, now: Now) -> Vec<Effect> {
         Event::Looked { id, look } => state.looked(&id, look, now, &mut effects),
         Event::Undone { id, result } => state.undone(&id, result, now, &mut effects),
         Event::HaltFile(content) => state.halt_file(content, now, &mut effects),
+        Event::TakeNoMore => state.take_no_more(now, &mut effects),
         Event::Drain => {
-            state.draining = true;
+            state.take_no_more(now, &mut effects);
             let ids: Vec<_> = state.held.keys().cloned().collect();
             for id in ids {
                 state.begin_end(&id, EndReason::DaemonDrain, "the daemon stops", now, &mut effects);
@@ -261,6 +266,21 @@ impl State {
         recent.sort_by_key(|ended| std::cmp::Reverse(ended.at_unix_ms));
         let ended = recent.into_iter().take(RECENT_MAX).map(|ended| ended.status.clone());
         self.held.values().map(|held| held.status.clone()).chain(ended).collect()
+    }
+
+    /// What is not being made yet never will be.
+    fn take_no_more(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        effects.push(Effect::Send(NodeUp::Draining));
+        let unmade = |held: &&Held| {
+            matches!(held.progress, Progress::Clock { .. } | Progress::Resolving | Progress::Journalling)
+        };
+        let ids: Vec<_> = self.held.values().filter(unmade).map(Held::id).collect();
+        for id in ids {
+            self.begin_end(&id, EndReason::DaemonDrain, DRAINING, now, effects);
+        }
     }
 
     fn hello(&self, now: Now) -> NodeHello {

@@ -56,6 +56,7 @@ pub struct Outbox {
 struct Pending {
     is_open: bool,
     hello: Option<NodeUp>,
+    is_draining: bool,
     halts: Option<NodeHaltState>,
     probes: VecDeque<u64>,
     states: BTreeMap<InjectionId, InjectionStatus>,
@@ -73,6 +74,7 @@ impl Outbox {
                 pending.states.insert(status.id.clone(), *status);
             }
             NodeUp::HaltState(state) => pending.halts = Some(state),
+            NodeUp::Draining => pending.is_draining = true,
             NodeUp::ClockProbe { id } => {
                 if pending.probes.len() == PROBES_MAX {
                     pending.probes.pop_front();
@@ -96,6 +98,9 @@ impl Outbox {
         let mut pending = self.pending();
         if let Some(hello) = pending.hello.take() {
             return Some(hello);
+        }
+        if std::mem::take(&mut pending.is_draining) {
+            return Some(NodeUp::Draining);
         }
         if let Some(state) = pending.halts.take() {
             return Some(NodeUp::HaltState(state));
@@ -123,7 +128,8 @@ impl Outbox {
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.hello.is_none() && self.halts.is_none() && self.probes.is_empty() && self.states.is_empty()
+        let is_short = self.hello.is_none() && !self.is_draining && self.halts.is_none();
+        is_short && self.probes.is_empty() && self.states.is_empty()
     }
 }
 

@@ -40,14 +40,20 @@ pub fn probe(config: &Config) -> proto::cluster::NodeCapabilities {
     capabilities::probe(config)
 }
 
-/// Runs a daemon that dials its agent, until `shutdown`; then reverts everything and returns.
-pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+/// Runs a daemon that dials its agent, until `shutdown`; then lets its faults end for as long as `config`
+/// says and `at_once` is not cancelled, reverts what is left and returns.
+pub async fn run(
+    config: Config,
+    shutdown: CancellationToken,
+    at_once: CancellationToken,
+) -> anyhow::Result<()> {
     let agent = config.agent.clone().context("no agent address is configured (--agent)")?;
     let daemon = start(&config).await?;
-    let dialler = Dialler::new(agent, daemon.session.clone());
+    let metrics = daemon.vitals.borrow().metrics.clone();
+    let dialler = Dialler::new(agent, daemon.session.clone()).measured(metrics);
     let stop = CancellationToken::new();
     let link = dialler.run(stop.clone());
-    daemon.run_beside(&config, link, stop, shutdown).await
+    daemon.run_beside(&config, link, stop, (shutdown, at_once)).await
 }
 
 /// The same over channels to an agent in this process.
@@ -64,7 +70,7 @@ pub async fn run_with(channels: Channels, config: Config, shutdown: Cancellation
             }
         }
     };
-    daemon.run_beside(&config, link, stop, shutdown).await
+    daemon.run_beside(&config, link, stop, (shutdown, CancellationToken::new())).await
 }
 
 /// A daemon that has recovered and not begun.
@@ -130,16 +136,17 @@ fn keeper_name(config: &Config) -> String {
 }
 
 impl Daemon {
-    /// Driver, link and health side by side. The end of any before `shutdown` drains and is an error.
+    /// Driver, link and health side by side. The end of any before `shutdown` reverts everything and is an error.
     async fn run_beside(
         self,
         config: &Config,
         link: impl Future<Output = ()> + Send + 'static,
         stop_link: CancellationToken,
-        shutdown: CancellationToken,
+        (shutdown, at_once): (CancellationToken, CancellationToken),
     ) -> anyhow::Result<()> {
         let Self { driver, session, vitals } = self;
         let drain = CancellationToken::new();
+        let driver = driver.waiting(Duration::from_millis(config.drain_wait_ms), at_once.clone());
         let mut others: JoinSet<anyhow::Result<()>> = JoinSet::new();
         if let Some(addr) = config.health_addr {
             let listener =
@@ -153,17 +160,16 @@ impl Daemon {
         let mut driving = JoinSet::new();
         driving.spawn(driver.run(drain.clone(), DRAIN_WITHIN));
         let ended_early = tokio::select! {
+            biased;
             () = shutdown.cancelled() => Ok(()),
-            Some(ended) = others.join_next() => match ended {
-                _ if shutdown.is_cancelled() => Ok(()),
-                Ok(Ok(())) => Err(anyhow::anyhow!("the link or the health port ended")),
-                Ok(Err(error)) => Err(error),
-                Err(error) => Err(error.into()),
-            },
+            Some(ended) = others.join_next() => Err(lost(ended)),
             ended = driving.join_next() => anyhow::bail!("the driver ended: {ended:?}"),
         };
+        if ended_early.is_err() {
+            at_once.cancel();
+        }
         drain.cancel();
-        let clean = driving.join_next().await.context("the driver is lost")??;
+        let (clean, ended_early) = drained(&mut driving, &mut others, &at_once, ended_early).await?;
         let told = async {
             while !session.outbox.is_empty() {
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -178,6 +184,40 @@ impl Daemon {
     }
 }
 
+/// Waits for the driver's end. Who is lost beside it ends its wait: without a link or a health port nobody could see
+/// what it waits for.
+async fn drained(
+    driving: &mut JoinSet<bool>,
+    others: &mut JoinSet<anyhow::Result<()>>,
+    at_once: &CancellationToken,
+    mut ended_early: anyhow::Result<()>,
+) -> anyhow::Result<(bool, anyhow::Result<()>)> {
+    loop {
+        tokio::select! {
+            ended = driving.join_next() => {
+                return Ok((ended.context("the driver is lost")??, ended_early));
+            }
+            Some(ended) = others.join_next() => {
+                tracing::warn!(?ended, "lost while draining: reverting at once");
+                at_once.cancel();
+                // An agent in this process, told to end as well, ends the link in good order.
+                if !matches!(ended, Ok(Ok(()))) {
+                    ended_early = ended_early.and(Err(lost(ended)));
+                }
+            }
+        }
+    }
+}
+
+/// What to say of the end of the link or the health port.
+fn lost(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow::anyhow!("the link or the health port ended"),
+        Ok(Err(error)) => error,
+        Err(error) => error.into(),
+    }
+}
+
 /// The entry of `faultline worker ...`: the keeper or a worker child. `args` are the words after
 /// `worker`. Call it before any other thread is started.
 pub fn work(args: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::Result<()> {
@@ -186,4 +226,35 @@ pub fn work(args: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::Resul
         return crate::keeper::main(args);
     }
     crate::worker::main(args)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A driver that waits for as long as it may, which nobody ends here.
+    #[tokio::test]
+    async fn who_is_lost_during_the_wait_for_a_drain_ends_it() {
+        let at_once = CancellationToken::new();
+        let (mut driving, mut others) = (JoinSet::new(), JoinSet::new());
+        let waits = at_once.clone();
+        driving.spawn(async move {
+            waits.cancelled().await;
+            true
+        });
+        others.spawn(std::future::pending());
+        others.spawn(async { anyhow::bail!("no port any more") });
+        let (clean, ended_early) = drained(&mut driving, &mut others, &at_once, Ok(())).await.unwrap();
+        assert!(clean && ended_early.unwrap_err().to_string().contains("no port any more"));
+    }
+
+    #[tokio::test]
+    async fn a_drain_beside_which_nobody_is_lost_is_no_error_and_not_hurried() {
+        let at_once = CancellationToken::new();
+        let (mut driving, mut others) = (JoinSet::new(), JoinSet::new());
+        driving.spawn(std::future::ready(true));
+        others.spawn(std::future::pending());
+        let (clean, ended_early) = drained(&mut driving, &mut others, &at_once, Ok(())).await.unwrap();
+        assert!(clean && ended_early.is_ok() && !at_once.is_cancelled());
+    }
 }

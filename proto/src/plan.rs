@@ -144,6 +144,8 @@ pub mod refusal {
     pub const NO_DAEMON: &str = "NoDaemon";
     /// A node lacks what the kind needs.
     pub const MISSING_CAPABILITY: &str = "MissingCapability";
+    /// A node's daemon is about to end and takes no new start.
+    pub const DRAINING: &str = "Draining";
     /// Our own pods, kube-system, or the centre's.
     pub const PROTECTED: &str = "Protected";
     /// A probe's address is not allowed.

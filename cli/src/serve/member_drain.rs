@@ -15,7 +15,7 @@ pub(crate) struct MemberDrainArgs {
     #[arg(long)]
     halt: String,
     /// Wait no longer than this for everything to be taken away
-    #[arg(long, default_value = "2m")]
+    #[arg(long, default_value = "2m", value_parser = crate::args::span)]
     at_most: String,
     /// Lift the halt instead
     #[arg(long)]
@@ -25,6 +25,11 @@ pub(crate) struct MemberDrainArgs {
 }
 
 pub(crate) fn main(args: MemberDrainArgs) -> anyhow::Result<Exit> {
+    let mut problems = args.telemetry.problems();
+    if let Err(error) = args.halt.parse::<proto::ids::Name>() {
+        problems.push(format!("--halt: {error}"));
+    }
+    super::refuse(&problems)?;
     let _telemetry = args.telemetry.start("faultline-member-drain")?;
     let at_most = Duration::from_millis(Span::written(&args.at_most).ms().context("--at-most")?);
     super::until_signal(|shutdown| async move {

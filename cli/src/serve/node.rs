@@ -42,6 +42,10 @@ pub(crate) struct NodeArgs {
     /// The longest deadline that is accepted, whoever asks
     #[arg(long, env = "FAULTLINE_MAX_DEADLINE", default_value = "1h")]
     max_deadline: String,
+    /// Told to end: take no new fault, and let those that are active end by themselves for so long; the
+    /// rest is reverted. A second signal reverts at once
+    #[arg(long, env = "FAULTLINE_DRAIN_WAIT", default_value = "60s")]
+    drain_wait: String,
     /// Namespaces that are never touched, beside kube-system
     #[arg(long, env = "FAULTLINE_PROTECTED_NAMESPACES", value_delimiter = ',')]
     protected_namespaces: Vec<String>,
@@ -53,7 +57,7 @@ pub(crate) fn main(args: &NodeArgs) -> anyhow::Result<Exit> {
     let (config, problems) = args.config();
     super::refuse(&problems)?;
     let _telemetry = args.telemetry.start("faultline-node")?;
-    super::until_signal(|shutdown| node_daemon::run(config, shutdown))
+    super::until_signals(|[shutdown, at_once]| node_daemon::run(config, shutdown, at_once))
 }
 
 impl NodeArgs {
@@ -63,8 +67,17 @@ impl NodeArgs {
         let resolver = Resolver::Cri { socket: self.runtime_socket.clone() };
         let mut config = Config::new(self.node_name.clone(), self.state_dir.clone(), resolver);
         match Span::written(&self.max_deadline).ms() {
+            Ok(0) => problems.push("--max-deadline: 0s allows no fault at all".to_owned()),
             Ok(ms) => config.max_deadline_ms = ms,
             Err(error) => problems.push(format!("--max-deadline: {error}")),
+        }
+        match Span::written(&self.drain_wait).ms() {
+            Ok(ms) => config.drain_wait_ms = ms,
+            Err(error) => problems.push(format!("--drain-wait: {error}")),
+        }
+        if crate::client::authority(&format!("https://{}", self.agent)).is_err() || !self.agent.contains(':')
+        {
+            problems.push(format!("--agent {:?} is not host:port", self.agent));
         }
         config.agent = Some(AgentLink {
             address: self.agent.clone(),
@@ -75,6 +88,7 @@ impl NodeArgs {
         config.roots.cgroup.clone_from(&self.cgroup_root);
         config.health_addr = Some(self.health_addr);
         config.protected_namespaces.extend(self.protected_namespaces.iter().cloned());
+        problems.extend(self.telemetry.problems());
         problems.extend(config.problems());
         (config, problems)
     }

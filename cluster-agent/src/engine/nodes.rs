@@ -12,6 +12,7 @@ use crate::cluster::PodDeletion;
 pub fn up(state: &mut State, node: &str, hello: NodeHello, now: Now, out: &mut Vec<Effect>) {
     let entry = state.nodes.entry(node.to_owned()).or_default();
     entry.connected = true;
+    entry.draining = false;
     entry.capabilities = hello.capabilities;
     state.outranked |= hello.highest_epoch > state.settings.agent_epoch;
     for run in state.runs.values_mut() {
@@ -53,6 +54,13 @@ pub fn down(state: &mut State, node: &str, now: Now) {
     }
 }
 
+/// The daemon goes on with what it holds, and takes nothing new: it says so again in each session.
+pub fn draining(state: &mut State, node: &str) {
+    if let Some(entry) = state.nodes.get_mut(node) {
+        entry.draining = true;
+    }
+}
+
 /// The latest of one injection, from the node it is on. What nobody wants any more is reverted.
 pub fn reported(state: &mut State, node: &str, status: InjectionStatus, now: Now, out: &mut Vec<Effect>) {
     let tracked = state.runs.get_mut(&status.run).and_then(|run| {
@@ -88,7 +96,13 @@ pub fn reported(state: &mut State, node: &str, status: InjectionStatus, now: Now
         let (subject, detail) = (tracked.recorded.id.to_string(), tracked.status.message.clone());
         report::note(run, now, &event, &subject, &detail);
     }
-    run.dirty = true;
+    let good = |phase| matches!(phase, InjectionPhase::Accepted | InjectionPhase::Injected);
+    let more = run.injections.iter().any(|t| t.sent && t.status.phase == InjectionPhase::Accepted);
+    if more && good(run.injections[at].status.phase) {
+        run.progressed = true;
+    } else {
+        run.dirty = true;
+    }
 }
 
 /// What came of deleting a pod.

@@ -278,6 +278,7 @@ fn cure(code: &str, fault: &str, api_only: bool) -> (&'static str, String) {
             ("cluster owner", "install the member chart with nodes.enabled=true".to_owned())
         }
         refusal::NO_DAEMON => ("cluster owner", "see why the node daemon does not run there".to_owned()),
+        refusal::DRAINING => ("cluster owner", "wait until the daemon of that node was replaced".to_owned()),
         refusal::MISSING_CAPABILITY => {
             ("cluster owner", "see `faultline faults` for what the kind needs of a node".to_owned())
         }
@@ -309,6 +310,10 @@ fn backend(
     let Some(node) = state.nodes.get(&pod.node).filter(|n| n.connected) else {
         return Err((refusal::NO_DAEMON, format!("node {} has no connected daemon", pod.node)));
     };
+    if node.draining {
+        let message = format!("the daemon of node {} is about to end and takes no new start", pod.node);
+        return Err((refusal::DRAINING, message));
+    }
     let present = |name: &str| node.capabilities.capabilities.get(name).is_some_and(|c| c.present);
     entry.choose(present).map_err(|lacking| {
         (refusal::MISSING_CAPABILITY, format!("node {} lacks {}", pod.node, lacking.join(", ")))

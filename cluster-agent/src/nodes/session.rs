@@ -71,6 +71,13 @@ pub enum NodeEvent {
         /// What it says.
         state: NodeHaltState,
     },
+    /// The daemon is about to end and takes no new start.
+    Draining {
+        /// The node.
+        node: String,
+        /// Which session.
+        session: u64,
+    },
 }
 
 /// What every session is told.
@@ -154,6 +161,7 @@ async fn pump(
             }
             Ok(Some(NodeUp::State(status))) => NodeEvent::State { node, session, status },
             Ok(Some(NodeUp::HaltState(state))) => NodeEvent::Halts { node, session, state },
+            Ok(Some(NodeUp::Draining)) => NodeEvent::Draining { node, session },
             Ok(Some(NodeUp::Hello(_))) => return "a second Hello",
         };
         if tell.send(Input::Node(event)).await.is_err() {

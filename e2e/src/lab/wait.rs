@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 
+use super::say;
+
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
 const PAUSE: Duration = Duration::from_millis(200);
+/// Waits longer than this are told, so that a log says where the time went.
+const LONG: Duration = Duration::from_secs(4);
 
 /// An error that ends a wait at once: trying again cannot help.
 #[derive(Debug)]
@@ -45,11 +49,17 @@ pub fn check_stopped() -> Result<()> {
 /// Calls `probe` until it gives a value. An error means "not yet" and is shown
 /// if `timeout` passes; a [`Hopeless`] error ends the wait at once.
 pub fn wait_for<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
-    let end = Instant::now() + timeout;
+    let begun = Instant::now();
+    let end = begun + timeout;
     loop {
         check_stopped()?;
         let error = match probe() {
-            Ok(value) => return Ok(value),
+            Ok(value) => {
+                if begun.elapsed() > LONG {
+                    say("wait", format_args!("{:.1} s for {what}", begun.elapsed().as_secs_f64()));
+                }
+                return Ok(value);
+            }
             Err(error) => error,
         };
         if error.is::<Hopeless>() {

@@ -20,7 +20,7 @@ fn a_written_on_one_cluster_it_runs_on_the_other() {
 
 fn without_a_grant_it_is_denied(product: &Product) -> Result<()> {
     let c1 = &product.lab.c1;
-    let faults = [stage::late("20s")];
+    let faults = [stage::late("12s")];
     let extra = json!({
         "steadyState": [{ "name": "answers", "http": { "url": "http://payments.shop/" }, "expect": { "within": "3s" } }],
     });

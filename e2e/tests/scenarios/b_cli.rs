@@ -15,7 +15,7 @@ fn b_the_command_line_runs_it_on_half_of_both_clusters() {
 }
 
 fn half() -> Value {
-    let mut experiment = stage::experiment("half", &["c1", "c2"], &[stage::late("20s")], &json!({}));
+    let mut experiment = stage::experiment("half", &["c1", "c2"], &[stage::late("12s")], &json!({}));
     experiment["spec"]["targets"][0]["pick"] = json!({ "percent": 50 });
     experiment
 }

@@ -11,7 +11,7 @@ use super::stage;
 fn e_etcd_dies_in_the_middle() {
     stage::scenario("e", |product| {
         let c2 = &product.lab.c2;
-        let experiment = stage::experiment("etcd", &["c2"], &[stage::late("25s")], &json!({}));
+        let experiment = stage::experiment("etcd", &["c2"], &[stage::late("12s")], &json!({}));
         stage::start(product, "etcd-1", &experiment)?;
         let pods = stage::payments(c2)?;
         stage::until_late(c2, &pods[0])?;

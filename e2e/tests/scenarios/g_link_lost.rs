@@ -12,11 +12,12 @@ use e2e::product::{LINK_PORT, NAMESPACE, NODE_LINK_PORT, Product};
 use serde_json::{Value, json};
 
 use super::c_left_dead::scale;
+use super::h_drift::tables;
 use super::stage::{self, WAIT};
 
 const AGENT: &str = "app.kubernetes.io/component=agent";
 /// How long a fault is asked for that a lost link shall end, or shall not.
-const LASTS: Duration = Duration::from_secs(50);
+const LASTS: Duration = Duration::from_secs(40);
 /// What a busy machine may add to a deadline.
 const SLACK: Duration = Duration::from_secs(8);
 
@@ -45,6 +46,11 @@ fn g5_a_leader_that_slept_through_its_lease_wakes_up() {
     stage::scenario("g paused leader", paused_leader);
 }
 
+#[test]
+fn g6_the_link_is_cut_between_plan_and_start() {
+    stage::scenario("g cut before the start", cut_before_the_start);
+}
+
 fn limits(action: &str) -> Value {
     json!({ "onLinkLoss": { "after": "4s", "do": action } })
 }
@@ -62,7 +68,7 @@ fn cluster_view(product: &Product, cluster: &Cluster) -> Result<Value> {
 }
 
 /// A run that must be Denied for `reason`.
-fn denied(product: &Product, name: &str, pod: &Pod, reason: &str) -> Result<()> {
+pub(crate) fn denied(product: &Product, name: &str, pod: &Pod, reason: &str) -> Result<()> {
     let experiment = stage::aimed(name, &product.lab.c2, pod, &stage::late("5s"), &json!({}));
     let refused = product.cli_with(&["run", "-f", "-", "--run-name", name], &experiment.to_string())?;
     ensure!(
@@ -254,7 +260,7 @@ fn wake_up(product: &Product) -> Result<()> {
     product.wait_connected(c2)?;
     asleep.go_on();
     // What the second leader holds and starts, the first one neither ends nor repeats.
-    partition(product, "slept-new", &pods[1], Duration::from_secs(20), "RunToDeadline")?;
+    partition(product, "slept-new", &pods[1], Duration::from_secs(10), "RunToDeadline")?;
     product.cli_ok(&["stop", "slept-stop"])?;
     stage::until_answering(c2, &pods[0])?;
     ensure!(begun.elapsed() < Duration::from_mins(4), "it ended by its deadline");
@@ -263,4 +269,72 @@ fn wake_up(product: &Product) -> Result<()> {
     let leads = c2.pods(NAMESPACE, &active())?;
     ensure!(leads.len() == 1 && leads[0].uid == second.uid, "{leads:?}");
     Ok(())
+}
+
+/// Two runs over both clusters. The agent of c1 sleeps until the plans of c2 are in and c2 is cut off: so the Starts
+/// are written while nobody hears them in c2. The link comes back in time for one of the runs.
+fn cut_before_the_start(product: &Product) -> Result<()> {
+    let (c1, c2) = (&product.lab.c1, &product.lab.c2);
+    let (near, far) = (stage::payments(c1)?, stage::payments(c2)?);
+    let agent = c1.ready_pods(NAMESPACE, &active(), 1, WAIT)?.remove(0);
+    let asleep = Paused::pause(c1.container_processes(&agent, None)?.remove(0))?;
+    let window = Duration::from_secs(15);
+    for (name, within, at) in
+        [("gap-in-time", "10m".to_owned(), 0), ("gap-too-late", format!("{}s", window.as_secs()), 1)]
+    {
+        let limits = json!({ "limits": { "startWithin": within } });
+        let mut both = stage::experiment(name, &["c1", "c2"], &[stage::late("15s")], &limits);
+        both["spec"]["targets"][0]["pods"] =
+            json!({ "namespaces": ["shop"], "names": [near[at].name, far[at].name] });
+        stage::start(product, name, &both)?;
+    }
+    for name in ["gap-in-time", "gap-too-late"] {
+        c2.wait_for(&format!("the plan of {name} to be in, and no other"), WAIT, || {
+            let run = product.run(name)?;
+            let (here, there) = (part(&run, c2)?, part(&run, c1)?);
+            ensure!(here["plan"].is_object() && there["plan"].is_null(), "{run}");
+            Ok(())
+        })?;
+    }
+    let cut = Cut::make(&c2.nodes, Some(c1.nodes[0].address()), LINK_PORT)?;
+    for name in ["gap-in-time", "gap-too-late"] {
+        let run = product.run(name)?;
+        ensure!(run["summary"]["phase"] == "Planning", "{}", run["summary"]);
+    }
+    asleep.go_on();
+    for pod in &near {
+        stage::until_late(c1, pod)?;
+    }
+    let started = Instant::now();
+    c1.wait_for("c2 to be away, and one start to be past", WAIT, || {
+        let view = cluster_view(product, c2)?;
+        ensure!(view["state"] != "Connected" && started.elapsed() > window, "{view}");
+        Ok(())
+    })?;
+    for (name, pod) in [("gap-in-time", &far[0]), ("gap-too-late", &far[1])] {
+        let run = product.run(name)?;
+        let here = part(&run, c2)?;
+        ensure!(here["intent"] == "Start" && here["observed"]["startedAt"].is_null(), "{here}");
+        stage::is_quick(pod).context("although no start can have arrived")?;
+    }
+    cut.heal()?;
+    stage::until_late(c2, &far[0])?;
+    let missed = stage::ended(product, "gap-too-late", "Missed")?;
+    let here = &part(&missed, c2)?["observed"];
+    ensure!(here["outcome"] == "Missed" && here["counts"]["injected"] == 0, "{here}");
+    ensure!(part(&missed, c1)?["observed"]["outcome"] == "Completed", "{missed}");
+    ensure!(tables(c2, &far[1])?.is_empty(), "{} was hit too late", far[1].name);
+    stage::is_quick(&far[1])?;
+    let done = stage::ended(product, "gap-in-time", "Completed")?;
+    for cluster in [c1, c2] {
+        let counts = &part(&done, cluster)?["observed"]["counts"];
+        ensure!(counts["injected"] == 1 && counts["reverted"] == 1, "{}: {counts}", cluster.name);
+    }
+    product.wait_connected(c1)
+}
+
+/// What a run is in one cluster.
+fn part<'a>(run: &'a Value, cluster: &Cluster) -> Result<&'a Value> {
+    let mut all = run["clusters"].as_array().into_iter().flatten();
+    all.find(|part| part["name"] == cluster.name).with_context(|| format!("{} is not in {run}", cluster.name))
 }

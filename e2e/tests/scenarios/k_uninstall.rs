@@ -4,14 +4,14 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::lab::command::{SHORT, check, words};
 use e2e::lab::node::Node;
 use e2e::lab::process::{self, Process};
-use e2e::lab::say;
 use e2e::product::{NAMESPACE, Product};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::g_link_lost::denied;
 use super::stage::{self, WAIT};
 
 const LASTS: Duration = Duration::from_mins(5);
@@ -26,28 +26,41 @@ fn k2_uninstalling_a_member_takes_its_faults_away() {
     stage::scenario("k uninstall", uninstall);
 }
 
-/// Every pod of ours is replaced: a fault ends before its daemon does, at its
-/// deadline or by the drain.
+/// Every pod of ours is replaced. A daemon first lets its faults end by themselves: less than the chart's
+/// `nodes.drainWaitSeconds` of them is left.
 fn upgrade(product: &Product) -> Result<()> {
     let c2 = &product.lab.c2;
     let pods = stage::payments(c2)?;
-    let late = stage::experiment("upgraded", &["c2"], &[stage::late("40s")], &json!({}));
+    let late = stage::experiment("upgraded", &["c2"], &[stage::late("50s")], &json!({}));
     stage::start(product, "upgraded", &late)?;
     for pod in &pods {
         stage::until_late(c2, pod)?;
     }
+    product.roll_daemons(c2, "upgraded")?;
+    let node = c2.wait_for("a daemon to be told to end", WAIT, || {
+        let daemons = c2.get(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=node"])?;
+        let mut all = daemons["items"].as_array().into_iter().flatten();
+        let told = all.find(|pod| pod["metadata"]["deletionTimestamp"].is_string());
+        let told = told.with_context(|| daemons["items"].to_string())?;
+        Ok(told["spec"]["nodeName"].as_str().context("it has a node")?.to_owned())
+    })?;
+    let pod = pods.iter().find(|pod| pod.node == node).context("each node has a victim")?;
+    c2.wait_for("the centre to hear of it", WAIT, || {
+        let view: Value =
+            serde_json::from_str(&product.cli_ok(&["get", "clusters", c2.name, "-o", "json"])?)?;
+        let mut nodes = view["status"]["inventory"]["nodes"].as_array().into_iter().flatten();
+        ensure!(nodes.any(|seen| seen["name"] == node && seen["draining"] == true), "{view}");
+        Ok(())
+    })?;
+    denied(product, "upgrade-denied", pod, "Draining")?;
+    stage::is_late(pod).context("although its daemon waits")?;
+    // And the agent, in the middle of that.
     product.member(c2, "upgraded")?;
     product.wait_connected(c2)?;
     for pod in &pods {
         stage::until_quick(c2, pod)?;
     }
-    let run = stage::finished(product, "upgraded")?;
-    let summary = &run["summary"];
-    say("scenarios", format_args!("upgraded: {} {}", summary["outcome"], summary["reason"]));
-    ensure!(summary["residue"] == "Clean", "{summary}");
-    let early = summary["outcome"] == "Aborted" && summary["reason"] == "DaemonDrain";
-    ensure!(early || summary["outcome"] == "Completed", "{summary}");
-    Ok(())
+    stage::ended(product, "upgraded", "Completed").map(drop)
 }
 
 fn uninstall(product: &Product) -> Result<()> {

@@ -11,6 +11,7 @@ mod e_etcd;
 mod f_mistakes;
 mod g_link_lost;
 mod h_drift;
+mod h_node;
 mod i_two_replicas;
 mod j_kinds;
 mod k_uninstall;

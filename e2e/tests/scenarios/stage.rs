@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use e2e::lab::cluster::{Cluster, Pod};
+use e2e::lab::node::Node;
 use e2e::lab::probe::{Vantage, http_get, http_latency_ms};
 use e2e::lab::{Lab, images, say};
 use e2e::product::{NAMESPACE, PASSING, Product};
@@ -80,6 +81,14 @@ pub(crate) fn more_victims(cluster: &Cluster, namespace: &str, app: &str, count:
     cluster.ready_pods(namespace, &format!("app={app}"), count as usize, WAIT)
 }
 
+/// More victims, all on one node.
+pub(crate) fn more_victims_on(cluster: &Cluster, node: &Node, app: &str, count: u32) -> Result<Vec<Pod>> {
+    let mut deployment = deployment("shop", app, count);
+    deployment["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": node.name() });
+    cluster.apply(&deployment.to_string())?;
+    cluster.ready_pods("shop", &format!("app={app}"), count as usize, WAIT)
+}
+
 /// Every scenario begins with both clusters connected and the victims quick.
 fn settled(product: &Product) -> Result<()> {
     for cluster in product.lab.clusters() {
@@ -121,6 +130,11 @@ fn deployment(namespace: &str, name: &str, replicas: u32) -> Value {
                 "metadata": { "labels": { "app": name } },
                 "spec": {
                     "terminationGracePeriodSeconds": 1,
+                    // Never both victims on one node while there are two.
+                    "topologySpreadConstraints": [{
+                        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
+                        "labelSelector": { "matchLabels": { "app": name } },
+                    }],
                     "containers": [{
                         "name": "app", "image": images::VICTIM_IMAGE, "imagePullPolicy": "Never",
                         "ports": [{ "containerPort": 8080 }],

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use jiff::Timestamp;
 use proto::cluster::NodeCapabilities;
@@ -21,6 +21,8 @@ use crate::recover::recover;
 use crate::resolve::{ContainerIdentity, Found, Identity};
 use crate::system::fake::FakeSystem;
 use crate::system::nft::TableSpec;
+
+mod drain;
 
 const WALL_MS: i64 = 1_700_000_000_000;
 const BOOT: &str = "boot-1";
@@ -44,26 +46,55 @@ impl Clock for TestClock {
 }
 
 #[derive(Debug)]
-struct TestResolver(Arc<FakeSystem>);
+struct TestResolver {
+    system: Arc<FakeSystem>,
+    /// Lookups of a sandbox alone.
+    of_sandboxes: AtomicUsize,
+}
 
 #[async_trait::async_trait]
 impl Resolve for TestResolver {
     async fn resolve(&self, target: &TargetRef, _: Option<&str>) -> Result<Found, Unfit> {
         let gone = || Unfit::TargetGone("no such pod".into());
-        let target = self.0.identify(target.uid.parse().map_err(|_| gone())?).map_err(|_| gone())?;
+        let target = self.system.identify(target.uid.parse().map_err(|_| gone())?).map_err(|_| gone())?;
         let container = ContainerIdentity { id: "c".into(), process: target.process, cgroup: target.cgroup };
         let identity = Identity { sandbox: "s".into(), netns: target.netns, container: Some(container) };
         Ok(Found { identity, devices: vec!["eth0".into()], is_host_network: false })
+    }
+
+    async fn resolve_sandbox(&self, target: &TargetRef) -> Result<Found, Unfit> {
+        self.of_sandboxes.fetch_add(1, Ordering::Relaxed);
+        let mut found = self.resolve(target, None).await?;
+        found.identity.container = None;
+        Ok(found)
     }
 }
 
 #[derive(Debug, Default)]
 struct TestKeeper {
     is_dead: AtomicBool,
+    /// Is there only once something was made on this node.
+    follows: Mutex<Option<Arc<FakeSystem>>>,
+    /// Does not come to an answer; cleared by a call that has waited for too long.
+    hangs: AtomicBool,
 }
 
 impl Keeper for TestKeeper {
     fn ensure(&self) -> Result<(), String> {
+        let follows = self.follows.lock().unwrap().clone();
+        let given_up = std::time::Instant::now() + Duration::from_secs(30);
+        while self.hangs.load(Ordering::Relaxed) {
+            if std::time::Instant::now() > given_up {
+                self.hangs.store(false, Ordering::Relaxed);
+            }
+            std::thread::yield_now();
+        }
+        while follows.as_ref().is_some_and(|system| system.things() == 0) {
+            if std::time::Instant::now() > given_up {
+                return Err("nothing was made before the keeper was there".into());
+            }
+            std::thread::yield_now();
+        }
         if self.is_dead.load(Ordering::Relaxed) { Err("no keeper today".into()) } else { Ok(()) }
     }
 }
@@ -72,8 +103,10 @@ impl Keeper for TestKeeper {
 struct Rig {
     system: Arc<FakeSystem>,
     keeper: Arc<TestKeeper>,
+    resolver: Arc<TestResolver>,
     driving: JoinSet<bool>,
     shutdown: CancellationToken,
+    at_once: CancellationToken,
     session: Session,
     sessions: JoinSet<()>,
     agent: Agent,
@@ -86,10 +119,15 @@ struct Agent {
     clock: Arc<TestClock>,
     told: BTreeMap<InjectionId, Vec<InjectionStatus>>,
     hello: Option<proto::wire::NodeHello>,
+    is_draining: bool,
 }
 
 impl Rig {
     async fn start(folder: &Path, system: &Arc<FakeSystem>) -> Self {
+        Self::waiting(folder, system, Duration::ZERO).await
+    }
+
+    async fn waiting(folder: &Path, system: &Arc<FakeSystem>, drain_wait: Duration) -> Self {
         let (journal, loaded) = Journal::open(folder).unwrap();
         let clock =
             Arc::new(TestClock { system: system.clone(), origin: Instant::now(), shown_ms: Mutex::new(0) });
@@ -103,9 +141,10 @@ impl Rig {
             capabilities: NodeCapabilities::default(),
         };
         let keeper = Arc::<TestKeeper>::default();
+        let resolver = Arc::new(TestResolver { system: system.clone(), of_sandboxes: AtomicUsize::new(0) });
         let doors = Doors {
             system: system.clone(),
-            resolver: Arc::new(TestResolver(system.clone())),
+            resolver: resolver.clone(),
             keeper: keeper.clone(),
             clock: clock.clone(),
             journal: Arc::new(journal),
@@ -115,16 +154,31 @@ impl Rig {
         let outbox = Arc::<Outbox>::default();
         let (vitals, _) = watch::channel(Vitals::default());
         let state = State::new(node, Limits::default(), recovered, now);
+        let at_once = CancellationToken::new();
         let driver = Driver::new(state, doors, outbox.clone(), events, vitals);
+        let driver = driver.waiting(drain_wait, at_once.clone());
         let (shutdown, mut driving) = (CancellationToken::new(), JoinSet::new());
         driving.spawn(driver.run(shutdown.clone(), Duration::from_secs(25)));
         let session = Session { outbox, events: events_in };
         let mut sessions = JoinSet::new();
         let agent = Agent::connect(&session, &mut sessions, clock).await;
-        Self { system: system.clone(), keeper, driving, shutdown, session, sessions, agent }
+        Self {
+            system: system.clone(),
+            keeper,
+            resolver,
+            driving,
+            shutdown,
+            at_once,
+            session,
+            sessions,
+            agent,
+        }
     }
 
     async fn reconnect(&mut self) {
+        // A closed channel ends the session that is open, if one is.
+        (self.agent.down, _) = mpsc::channel(1);
+        while self.sessions.join_next().await.is_some() {}
         self.agent = Agent::connect(&self.session, &mut self.sessions, self.agent.clock.clone()).await;
     }
 
@@ -142,7 +196,8 @@ impl Agent {
         sessions.spawn(async move {
             session.run(Channels { up: up_in, down: down_out }).await;
         });
-        let mut agent = Self { epoch: 1, down, up, clock, told: BTreeMap::new(), hello: None };
+        let mut agent =
+            Self { epoch: 1, down, up, clock, told: BTreeMap::new(), hello: None, is_draining: false };
         while agent.hello.is_none() {
             agent.listen().await;
         }
@@ -166,6 +221,7 @@ impl Agent {
             }
             NodeUp::Heartbeat { seq } => self.send(NodeDown::Heartbeat { seq }).await,
             NodeUp::HaltState(_) => {}
+            NodeUp::Draining => self.is_draining = true,
         }
     }
 
@@ -417,6 +473,49 @@ async fn without_a_keeper_only_what_the_kernel_ends_is_made() {
     assert!(status.message.contains("no keeper today"), "{}", status.message);
     rig.agent.inject(&two, 30_000).await;
     rig.agent.sees(&two, InjectionPhase::Injected).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_kernel_ends_does_not_wait_for_the_keeper() {
+    let (folder, system) = (tempfile::tempdir().unwrap(), Arc::new(FakeSystem::new()));
+    system.add_target(7);
+    let mut rig = Rig::start(folder.path(), &system).await;
+    *rig.keeper.follows.lock().unwrap() = Some(system.clone());
+    let begun = std::time::Instant::now();
+    let one = partition("r1.a.0", 7);
+    rig.agent.inject(&one, 30_000).await;
+    rig.agent.sees(&one, InjectionPhase::Injected).await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "the keeper came first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_keeper_that_hangs_holds_up_no_stop_of_what_the_kernel_ends() {
+    let (folder, system) = (tempfile::tempdir().unwrap(), Arc::new(FakeSystem::new()));
+    system.add_target(7);
+    let mut rig = Rig::start(folder.path(), &system).await;
+    rig.keeper.hangs.store(true, Ordering::Relaxed);
+    let one = partition("r1.a.0", 7);
+    rig.agent.inject(&one, 30_000).await;
+    rig.agent.sees(&one, InjectionPhase::Injected).await;
+    rig.agent.send(NodeDown::Revert { injection: one.id.clone(), reason: "Stopped".into() }).await;
+    assert_eq!(rig.agent.sees(&one, InjectionPhase::Reverted).await.reason, Some(EndReason::Stopped));
+    assert_eq!(system.things(), 0);
+    assert!(rig.keeper.hangs.swap(false, Ordering::Relaxed), "the keeper was waited for");
+}
+
+/// A lookup of containers costs a runtime call for each.
+#[tokio::test(start_paused = true)]
+async fn only_faults_of_a_container_ask_for_containers() {
+    let (folder, system) = (tempfile::tempdir().unwrap(), Arc::new(FakeSystem::new()));
+    for pid in [7, 8] {
+        system.add_target(pid);
+    }
+    let mut rig = Rig::start(folder.path(), &system).await;
+    for (one, sandboxes) in [(pause("r1.a.0", 7), 0), (partition("r1.a.1", 8), 1)] {
+        rig.agent.inject(&one, 30_000).await;
+        rig.agent.sees(&one, InjectionPhase::Injected).await;
+        assert_eq!(rig.resolver.of_sandboxes.load(Ordering::Relaxed), sandboxes, "{}", one.id);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use proto::ids::InjectionId;
 use proto::injection::{Action, EndReason, Injection, InjectionPhase, InjectionStatus};
 use proto::wire::{Inject, NodeUp};
 
-use super::{Effect, Held, Now, Plan, Progress, State, Unfit, conflict};
+use super::{DRAINING, Effect, Held, Now, Plan, Progress, State, Unfit, conflict};
 use crate::journal::{Deadline, Record, Stage};
 
 /// The agent's time must arrive within this, ms, or the start is missed.
@@ -63,7 +63,7 @@ impl State {
             return error(format!("agent epoch {} is over, the latest is {highest}", inject.agent_epoch));
         }
         if self.draining {
-            return Err((EndReason::DaemonDrain, "the daemon stops".to_owned()));
+            return Err((EndReason::DaemonDrain, DRAINING.to_owned()));
         }
         if self.meta_damaged {
             let why = "meta.json in the state directory is damaged: which halts hold is not known; \

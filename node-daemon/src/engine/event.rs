@@ -70,6 +70,8 @@ pub enum Event {
     },
     /// The halt file appeared with this content, or disappeared.
     HaltFile(Option<String>),
+    /// Start nothing more; what is held goes on to its own end.
+    TakeNoMore,
     /// Revert everything, start nothing.
     Drain,
     /// Time has passed.

@@ -14,14 +14,17 @@ use certs::{
 use jiff::Timestamp;
 use proto::api::node as pb;
 use proto::api::node::node_link_client::NodeLinkClient;
-use proto::wire::{NodeDown, NodeUp};
+use proto::ids::{InjectionId, RunId};
+use proto::injection::{EndReason, InjectionPhase, InjectionStatus};
+use proto::wire::{NodeDown, NodeUp, WireError};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Channels, Session, SessionEnd};
+use super::{Channels, Outbox, Session, SessionEnd};
+use crate::metrics::Metrics;
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(20);
@@ -50,12 +53,20 @@ pub struct Dialler {
     session: Session,
     identity: ReloadableIdentity,
     lifetime: Option<Lifetime>,
+    metrics: Metrics,
 }
 
 impl Dialler {
     /// Nothing is dialled yet.
     pub fn new(agent: AgentLink, session: Session) -> Self {
-        Self { agent, session, identity: ReloadableIdentity::empty(), lifetime: None }
+        let identity = ReloadableIdentity::empty();
+        Self { agent, session, identity, lifetime: None, metrics: Metrics::default() }
+    }
+
+    /// Shows in these when its certificate ends.
+    #[must_use]
+    pub fn measured(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Keeps a session open until `stop`. Waits between tries grow, with full jitter, and start anew
@@ -104,8 +115,9 @@ impl Dialler {
         let (up, from_session) = mpsc::channel::<NodeUp>(DEPTH);
         let (to_session, down) = mpsc::channel::<NodeDown>(DEPTH);
         let session = self.session.clone();
+        let outbox = session.outbox.clone();
         let session = session.run(Channels { up, down });
-        let pump = pump(channel, from_session, to_session);
+        let pump = pump(channel, from_session, to_session, &outbox);
         tokio::pin!(session, pump);
         let mut renew_at = self.renew_in(now);
         let mut pumping = true;
@@ -180,29 +192,65 @@ impl Dialler {
         let lifetime = Lifetime::of_chain_pem(&reply.chain_pem)?;
         self.identity.replace(&Credential { chain_pem: reply.chain_pem, key_pem: key.to_pem() })?;
         self.lifetime = Some(lifetime);
+        self.metrics.certified(lifetime.not_after.as_second());
         tracing::info!(node = reply.node, "enrolled");
         Ok(())
     }
 }
 
 /// Moves messages until the stream ends. A message that cannot be understood is left out: it is for
-/// something this version does not know.
+/// something this version does not know. Of an injection the agent is told that nothing was made.
 async fn pump(
     channel: Channel,
     from_session: mpsc::Receiver<NodeUp>,
     to_session: mpsc::Sender<NodeDown>,
+    outbox: &Outbox,
 ) -> anyhow::Result<()> {
     let ups = ReceiverStream::new(from_session).map(pb::NodeUp::from);
     let mut downs = NodeLinkClient::new(channel).link(ups).await.context("open the link")?.into_inner();
     while let Some(down) = downs.message().await.context("read the link")? {
+        let asked = injection_of(&down);
         match NodeDown::try_from(down) {
             Ok(down) => {
                 if to_session.send(down).await.is_err() {
                     return Ok(());
                 }
             }
-            Err(error) => tracing::warn!(%error, "message not understood"),
+            Err(error) => {
+                tracing::warn!(%error, "message not understood");
+                if let Some((id, run)) = asked {
+                    outbox.push(NodeUp::State(Box::new(refused(id, run, &error))));
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// The injection and the run that a message asks to be made, by its envelope.
+fn injection_of(down: &pb::NodeDown) -> Option<(InjectionId, RunId)> {
+    match &down.kind {
+        Some(pb::node_down::Kind::Inject(inject)) => {
+            Some((inject.injection.parse().ok()?, inject.run.parse().ok()?))
+        }
+        _ => None,
+    }
+}
+
+fn refused(id: InjectionId, run: RunId, why: &WireError) -> InjectionStatus {
+    InjectionStatus {
+        id,
+        run,
+        phase: InjectionPhase::Refused,
+        reason: Some(EndReason::Error),
+        message: format!(
+            "this version of the daemon ({}) does not understand it: {why}",
+            env!("CARGO_PKG_VERSION")
+        ),
+        effect: None,
+        backend: String::new(),
+        injected_at_unix_ms: None,
+        reverted_at_unix_ms: None,
+        resolves_at_unix_ms: None,
+    }
 }

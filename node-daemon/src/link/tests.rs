@@ -35,12 +35,16 @@ fn the_outbox_holds_the_latest_of_each_and_nothing_without_a_session() {
     let outbox = Outbox::default();
     outbox.push(NodeUp::State(Box::new(status("r1.a.0", "lost"))));
     assert!(outbox.is_empty() && outbox.pop().is_none());
+    outbox.push(NodeUp::Draining);
+    assert!(outbox.is_empty());
     outbox.push(hello());
+    outbox.push(NodeUp::Draining);
     for n in 0..1000 {
         outbox.push(NodeUp::State(Box::new(status("r1.a.0", &n.to_string()))));
         outbox.push(NodeUp::State(Box::new(status("r1.a.1", &n.to_string()))));
     }
     assert!(matches!(outbox.pop(), Some(NodeUp::Hello(_))), "Hello goes first");
+    assert_eq!(outbox.pop(), Some(NodeUp::Draining));
     for id in ["r1.a.0", "r1.a.1"] {
         let Some(NodeUp::State(told)) = outbox.pop() else { panic!() };
         assert_eq!((told.id.as_str(), told.message.as_str()), (id, "999"));

@@ -93,7 +93,7 @@ async fn agent(
                 Some(NodeUp::Heartbeat { seq }) => {
                     let _ = downs.send(NodeDown::Heartbeat { seq }).await;
                 }
-                Some(NodeUp::HaltState(_)) => {}
+                Some(NodeUp::HaltState(_) | NodeUp::Draining) => {}
             }
         }
     }

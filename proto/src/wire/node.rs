@@ -8,7 +8,7 @@ use crate::api::node as pb;
 use crate::cluster::NodeCapabilities;
 use crate::halt::Halt;
 use crate::ids::{HaltId, InjectionId};
-use crate::injection::{Injection, InjectionStatus};
+use crate::injection::{Injection, InjectionPhase, InjectionStatus};
 
 /// Node daemon to agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +29,8 @@ pub enum NodeUp {
     },
     /// Halts latched and clean on this node.
     HaltState(NodeHaltState),
+    /// It is about to end: it takes no new start. Said again after each Hello.
+    Draining,
 }
 
 /// First message of a node session.
@@ -134,6 +136,7 @@ impl From<NodeUp> for pb::NodeUp {
                 clean: s.clean.iter().map(ToString::to_string).collect(),
                 local: s.local.iter().map(bytes).collect(),
             }),
+            NodeUp::Draining => Kind::Draining(pb::NodeDraining {}),
         };
         pb::NodeUp { kind: Some(kind) }
     }
@@ -143,8 +146,53 @@ fn state(s: &InjectionStatus) -> pb::InjectionState {
     pb::InjectionState { injection: s.id.to_string(), run: s.run.to_string(), document: bytes(s) }
 }
 
+/// A state in words that this version does not know is Unknown, until the instant that it names.
+fn unknown(s: &pb::InjectionState, error: WireError) -> Result<InjectionStatus, WireError> {
+    let said: serde_json::Value = document("state.document", &s.document)?;
+    let (Some(phase), false) = (said["phase"].as_str(), said["id"].is_null()) else { return Err(error) };
+    let instant = |field: &str| said[field].as_i64();
+    Ok(InjectionStatus {
+        id: parse("state.document", said["id"].as_str().unwrap_or_default())?,
+        run: parse("state.document", said["run"].as_str().unwrap_or_default())?,
+        phase: InjectionPhase::Unknown,
+        reason: None,
+        message: format!(
+            "the daemon says {phase:.40}, in a form that this version of the agent does not know"
+        ),
+        effect: None,
+        backend: String::new(),
+        injected_at_unix_ms: instant("injectedAtUnixMs"),
+        reverted_at_unix_ms: None,
+        resolves_at_unix_ms: instant("resolvesAtUnixMs"),
+    })
+}
+
+/// A fault with a parameter that this version does not know would be another fault than the one that was planned.
+fn injection(bytes: &[u8]) -> Result<Injection, WireError> {
+    const FIELD: &str = "inject.document";
+    let said: serde_json::Value = document(FIELD, bytes)?;
+    let injection: Injection = document(FIELD, bytes)?;
+    let known = serde_json::to_value(&injection.action).map_err(|e| bad(FIELD, e))?;
+    match unknown_parameter(&said["action"], &known) {
+        Some(name) => Err(bad(FIELD, format!("this version of {} has no {name}", injection.action.kind()))),
+        None => Ok(injection),
+    }
+}
+
+fn unknown_parameter(said: &serde_json::Value, known: &serde_json::Value) -> Option<String> {
+    use serde_json::Value::{Array, Null, Object};
+    match (said, known) {
+        (Object(said), Object(known)) => said.iter().find_map(|(name, value)| match known.get(name) {
+            Some(known) => unknown_parameter(value, known),
+            None => (*value != Null).then(|| name.clone()),
+        }),
+        (Array(said), Array(known)) => said.iter().zip(known).find_map(|(s, k)| unknown_parameter(s, k)),
+        _ => None,
+    }
+}
+
 fn status(s: &pb::InjectionState) -> Result<InjectionStatus, WireError> {
-    let status: InjectionStatus = document("state.document", &s.document)?;
+    let status = document("state.document", &s.document).or_else(|e| unknown(s, e))?;
     if status.id.as_str() != s.injection || status.run.as_str() != s.run {
         return Err(bad("state.document", "names another injection than its envelope"));
     }
@@ -172,6 +220,7 @@ impl TryFrom<pb::NodeUp> for NodeUp {
                 clean: halt_ids("halt_state.clean", &s.clean)?,
                 local: halts("halt_state.local", &s.local)?,
             }),
+            Kind::Draining(_) => NodeUp::Draining,
         })
     }
 }
@@ -219,7 +268,7 @@ impl TryFrom<pb::NodeDown> for NodeDown {
             },
             Kind::Heartbeat(h) => NodeDown::Heartbeat { seq: h.seq },
             Kind::Inject(i) => {
-                let injection: Injection = document("inject.document", &i.document)?;
+                let injection = injection(&i.document)?;
                 if injection.id.as_str() != i.injection || injection.run.as_str() != i.run {
                     return Err(bad("inject.document", "names another injection than its envelope"));
                 }

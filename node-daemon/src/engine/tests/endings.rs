@@ -64,6 +64,45 @@ fn a_journal_that_cannot_be_written_makes_nothing() {
 }
 
 #[test]
+fn while_draining_what_is_held_goes_on_and_the_agent_is_told_once() {
+    let (mut bench, one) = (Bench::new(), pause("r1.a.0", 7));
+    bench.active(&one, at(0));
+    let draining = |effects: &[Effect]| {
+        effects.iter().filter(|effect| matches!(effect, Effect::Send(NodeUp::Draining))).count()
+    };
+    assert_eq!(draining(&bench.step(Event::TakeNoMore, at(1))), 1);
+    assert!(!bench.undo_wanted(&one.id) && !bench.state.is_drained());
+    assert_eq!(draining(&bench.step(Event::Drain, at(2))), 0);
+    assert!(bench.undo_wanted(&one.id));
+    assert_eq!(draining(&bench.step(Event::Connected, at(3))), 1);
+}
+
+/// Whatever it waited for comes too late.
+#[test]
+fn while_draining_what_was_taken_and_not_made_is_refused() {
+    let mut bench = Bench::new();
+    let [clock, resolving, journalling] = [7, 8, 9].map(|pid| pause(&format!("r1.a.{pid}"), pid));
+    let asked = bench.inject(&clock, at(0));
+    for one in [&resolving, &journalling] {
+        let asked = bench.inject(one, at(0));
+        bench.clock(&asked, timestamp(0), at(0));
+    }
+    bench.step(Event::Resolved { id: journalling.id.clone(), result: Ok(plan(&journalling)) }, at(0));
+    bench.step(Event::TakeNoMore, at(1));
+    assert!(!bench.state.is_drained(), "the journal is awaited");
+    bench.clock(&asked, timestamp(0), at(2));
+    bench.step(Event::Resolved { id: resolving.id.clone(), result: Ok(plan(&resolving)) }, at(2));
+    bench.step(Event::Recorded { id: journalling.id.clone(), result: Ok(()) }, at(2));
+    for one in [&clock, &resolving, &journalling] {
+        let last = bench.last(&one.id);
+        assert_eq!((last.phase, last.reason), (InjectionPhase::Refused, Some(EndReason::DaemonDrain)));
+        assert!(last.message.starts_with("Draining: "), "{}", last.message);
+    }
+    assert!(!bench.log.iter().any(|effect| matches!(effect, Effect::Apply { .. })));
+    assert_eq!(bench.state.held(), 0);
+}
+
+#[test]
 fn a_drain_reverts_everything_and_takes_nothing_new() {
     let (mut bench, one, two) = (Bench::new(), pause("r1.a.0", 7), pause("r1.a.1", 8));
     bench.active(&one, at(0));

@@ -23,6 +23,7 @@ enum Chance {
     HaltFile(bool),
     Link(bool),
     Pass(u64),
+    TakeNoMore,
     Drain,
 }
 
@@ -42,6 +43,7 @@ fn chance() -> impl Strategy<Value = Chance> {
         1 => any::<bool>().prop_map(Chance::HaltFile),
         1 => any::<bool>().prop_map(Chance::Link),
         4 => (0..30_000u64).prop_map(Chance::Pass),
+        1 => Just(Chance::TakeNoMore),
         1 => Just(Chance::Drain),
     ]
 }
@@ -218,6 +220,10 @@ fn event(chance: &Chance, world: &mut World, now: Now) -> Option<Event> {
             }
         }
         Chance::Pass(_) => Event::Tick,
+        Chance::TakeNoMore => {
+            world.draining = true;
+            Event::TakeNoMore
+        }
         Chance::Drain => {
             world.draining = true;
             Event::Drain
