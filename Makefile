@@ -7,7 +7,8 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
-FAULTLINE = $(or $(CARGO_TARGET_DIR),target)/debug/faultline
+BUILT = $(or $(CARGO_TARGET_DIR),target)/debug
+FAULTLINE = $(BUILT)/faultline
 LAB = cargo run --locked --quiet -p e2e --bin lab --
 LAB_TESTS = lab_smoke kernel_lab scenarios
 
@@ -41,7 +42,8 @@ unit:
 	@if [ -z "$$(e2e/setup.sh why-no-lab)" ]; then e2e/lab/components.sh > /dev/null; fi
 	cargo test --locked --workspace --no-fail-fast
 
-# Takes the faultline binary that `unit` built: alone, it would show an older one.
+# Takes the faultline binary that `unit` built: alone, it would show an older one. With `cargo run` for `lab`, cargo
+# would leave the features of the tests' dependencies out and build everything again.
 scenarios:
 	@why="$$(e2e/setup.sh why-no-lab)"; \
 	if [ -n "$$why" ]; then \
@@ -49,7 +51,7 @@ scenarios:
 	else \
 		export FAULTLINE_LAB=1; set -x; \
 		cargo test --locked --workspace $(LAB_TESTS:%=--test %) --no-fail-fast -- --test-threads=1; \
-		code=$$?; $(LAB) down; exit $$code; \
+		code=$$?; $(BUILT)/lab down; exit $$code; \
 	fi
 
 lab-up: ## two real clusters on this machine, with Faultline installed; prints the kubeconfigs (root)

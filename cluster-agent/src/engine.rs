@@ -3,6 +3,7 @@
 //! randomness or I/O in here.
 
 pub mod admit;
+pub mod endings;
 pub mod halts;
 pub mod hosts;
 pub mod intake;
@@ -131,6 +132,11 @@ pub enum Event {
         node: String,
         /// What it says.
         state: NodeHaltState,
+    },
+    /// A daemon is about to end and takes no new start.
+    NodeDraining {
+        /// The authenticated node.
+        node: String,
     },
     /// Nodes and pods.
     Inventory(Arc<Inventory>),
@@ -289,6 +295,7 @@ pub fn step(state: &mut State, event: Event, now: Now) -> Vec<Effect> {
         Event::NodeDown { node } => nodes::down(state, &node, now),
         Event::NodeState { node, status } => nodes::reported(state, &node, *status, now, &mut out),
         Event::NodeHalts { node, state: halts } => halts::node(state, &node, halts, &mut out),
+        Event::NodeDraining { node } => nodes::draining(state, &node),
         Event::Inventory(inventory) => state.inventory = Some(inventory),
         Event::Ceiling(ceiling) => state.ceiling = ceiling,
         Event::Sample(sample) => probing::sample(state, &sample, now),

@@ -41,7 +41,7 @@ pub async fn serve(
         .route("/healthz", get(lives))
         .route("/metrics", get(metrics))
         .with_state(vitals);
-    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    certs::serving::serve_health(listener, routes, stop).await;
     Ok(())
 }
 

@@ -121,6 +121,7 @@ pub struct Meta {
     /// Highest agent epoch seen.
     pub highest_epoch: u64,
     /// Halts latched by the agent and not resumed.
+    #[serde(deserialize_with = "proto::halt::read_all")]
     pub halts: Vec<Halt>,
 }
 
@@ -218,6 +219,11 @@ impl Folders {
         self.record(id).exists()
     }
 
+    /// Whether its end is recorded, and so its record removed or about to be.
+    pub fn is_ended(&self, id: &InjectionId) -> bool {
+        self.ended_file(id).exists()
+    }
+
     /// Keeps the other process (daemon or keeper) off one record while this acts on it. `None` when it
     /// could not be had in time: act all the same.
     pub fn lock_record(&self, id: &InjectionId) -> Option<File> {
@@ -238,9 +244,10 @@ impl Folders {
         self.commit(&[Write::End(Arc::new(ended.clone()))])
     }
 
-    /// Brings what is known up to date with the journal folder. For the keeper.
+    /// Brings what is known up to date with the journal folder; changes nothing when that is not there. For the
+    /// keeper.
     pub fn refresh(&self, known: &mut Known) -> Result<(), Error> {
-        load::refresh(&self.journal(), known)
+        load::refresh(self, known)
     }
 
     /// Writes a group: every file is synced, then each directory once. All or error; after an error any
@@ -328,4 +335,4 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,7 +1,7 @@
 //! The keeper: a small process of ours in a cgroup outside every pod, alive only while faults are. It
 //! reads the journal and, when a deadline comes and the daemon has not taken its record away (because it
 //! is dead, stopped or slow), undoes it itself. The daemon starts it through [`KeeperProcess`] before
-//! anything is made; `faultline worker keeper` is its entry.
+//! anything is made that does not end by itself; `faultline worker keeper` is its entry.
 //!
 //! Daemon and keeper may both undo the same record: undo is idempotent, and a lock per record keeps them
 //! off each other's toes as long as both live.
@@ -28,8 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Makes sure that somebody else knows the deadlines.
 pub trait Keeper: Send + Sync + std::fmt::Debug {
-    /// Starts the keeper unless it lives. Called after the record was written and before anything is
-    /// made; the error says why deadlines cannot be promised.
+    /// Starts the keeper unless it lives. Called after the record was written, and before anything is made
+    /// that does not end by itself; the error says why deadlines cannot be promised.
     fn ensure(&self) -> Result<(), String>;
 }
 
@@ -107,11 +107,12 @@ impl KeeperProcess {
 
 impl Keeper for KeeperProcess {
     fn ensure(&self) -> Result<(), String> {
+        // First ours, then the one between processes: that one is waited for by looking again and again.
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         // While this is held no keeper leaves, and one that is about to has left.
         let Some(_gate) = lock_within(&self.folders.keeper_gate(), READY_WITHIN) else {
             return Err("the keeper neither stays nor leaves".to_owned());
         };
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = child.as_mut() {
             // Reaps one that has left.
             let _ = old.try_wait();
@@ -126,9 +127,9 @@ impl Keeper for KeeperProcess {
     }
 }
 
-/// Whether another process holds that lock.
+/// Whether another process holds that lock. Makes no file: the directory may be about to be deleted.
 fn is_locked(path: &std::path::Path) -> bool {
-    matches!(open_lock(path).map(|file| file.try_lock()), Ok(Err(std::fs::TryLockError::WouldBlock)))
+    matches!(File::open(path).map(|file| file.try_lock()), Ok(Err(std::fs::TryLockError::WouldBlock)))
 }
 
 fn lock_within(path: &std::path::Path, time: Duration) -> Option<File> {

@@ -31,6 +31,7 @@ pub struct Metrics {
     residue: Gauge,
     halts: Gauge,
     link_up: Gauge,
+    certificate_expiry: Gauge,
     sessions: Counter,
     ended: ByKind<Counter>,
     inject: Times,
@@ -53,6 +54,8 @@ impl Default for Metrics {
         let residue = gauge("residue", "injections that left something on this node");
         let halts = gauge("halts", "halts in force on this node");
         let link_up = gauge("link_up", "whether an agent is heard");
+        let help = "when the certificate towards the agent ends; 0 before the first, and in host mode";
+        let certificate_expiry = gauge("certificate_expiry_timestamp_seconds", help);
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -88,6 +91,7 @@ impl Default for Metrics {
             residue,
             halts,
             link_up,
+            certificate_expiry,
             sessions,
             ended,
             inject,
@@ -145,6 +149,11 @@ impl Metrics {
             let active = census.active.get(entry.kind).copied().unwrap_or_default();
             self.active.get_or_create(&[("kind", entry.kind)]).set(number(active));
         }
+    }
+
+    /// A new certificate is in use; its last instant in seconds since 1970.
+    pub(crate) fn certified(&self, not_after_s: i64) {
+        self.certificate_expiry.set(not_after_s);
     }
 
     pub(crate) fn session_opened(&self) {

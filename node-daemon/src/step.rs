@@ -15,7 +15,7 @@ use crate::system::cgroup::FreezerState;
 use crate::system::nft::TableSpec;
 use crate::system::target::{CgroupRef, NetnsRef, ProcessRef};
 use crate::system::tc::NetemSpec;
-use crate::system::{Error, System};
+use crate::system::{Error, System, spoken};
 use crate::worker::spec::WorkerSpec;
 
 /// One thing done to a node, with its inverse known.
@@ -223,18 +223,6 @@ fn residue(step: &Step, why: &str) -> Undone {
         }
     };
     Undone::Residue { what: format!("{what}: {why}"), command }
-}
-
-/// An error with its causes, in one line.
-fn spoken(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 impl Effect {

@@ -132,3 +132,15 @@ impl Error {
         matches!(self, Self::TargetGone { .. })
     }
 }
+
+/// An error with its causes, in one line.
+pub(crate) fn spoken(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

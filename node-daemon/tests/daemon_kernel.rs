@@ -34,6 +34,10 @@ const PRIVILEGED: &[Test] = &[
         scenes::daemon_and_keeper_killed_the_next_daemon_reverts,
     ),
     ("a_dead_keeper_is_replaced", scenes::a_dead_keeper_is_replaced),
+    (
+        "a_keeper_whose_state_was_deleted_reverts_and_leaves",
+        scenes::a_keeper_whose_state_was_deleted_reverts_and_leaves,
+    ),
     ("workers_end_with_their_daemon", scenes::workers_end_with_their_daemon),
     ("a_stopped_daemon_does_not_hold_a_fault", scenes::a_stopped_daemon_does_not_hold_a_fault),
 ];

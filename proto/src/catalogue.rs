@@ -46,6 +46,9 @@ pub struct Backend {
     pub needs: &'static [&'static str],
     /// What ends it when nobody is alive.
     pub revert: RevertClass,
+    /// Where what is felt differs from what was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caveat: Option<&'static str>,
 }
 
 /// One parameter.
@@ -86,6 +89,9 @@ use crate::cluster::capability as cap;
 const NETWORK_SURVIVES: &str = "container restart: stays (it belongs to the pod's sandbox); node reboot: gone; target gone: gone with it";
 const CONTAINER_SURVIVES: &str =
     "container restart: ends (TargetGone); node reboot: gone; target gone: gone with it";
+const NFQUEUE_CAVEAT: &str = "a bulk TCP stream that the target sends gets slower than its longer round trip explains, \
+                              because a packet that is held counts as not sent yet and TCP lets only so many of those \
+                              pile up; requests and what the target receives are not affected";
 const PEERS: Parameter = Parameter {
     name: "peers",
     text: "list of {target, via: PodIPs} or {cidr}, each with optional ports; everyone where empty",
@@ -103,6 +109,7 @@ pub const ENTRIES: &[Entry] = &[
             name: "freezer",
             needs: &[cap::CRI, cap::FREEZER, cap::KEEPER],
             revert: RevertClass::Keeper,
+            caveat: None,
         }],
         read_back: "the cgroup's frozen state",
         undo: "thaw the cgroup",
@@ -121,6 +128,7 @@ pub const ENTRIES: &[Entry] = &[
             name: "cgroup-worker",
             needs: &[cap::CRI, cap::CPU_CGROUP, cap::KEEPER],
             revert: RevertClass::Keeper,
+            caveat: None,
         }],
         read_back: "the workers are members of the target's cgroup and its usage grows",
         undo: "end the workers",
@@ -146,11 +154,13 @@ pub const ENTRIES: &[Entry] = &[
                 name: "netem",
                 needs: &[cap::CRI, cap::NFT_SETS, cap::NETEM],
                 revert: RevertClass::KernelTimed,
+                caveat: None,
             },
             Backend {
                 name: "nfqueue",
                 needs: &[cap::CRI, cap::NFT_SETS, cap::NFQUEUE],
                 revert: RevertClass::KernelTimed,
+                caveat: Some(NFQUEUE_CAVEAT),
             },
         ],
         read_back: "table, chains, rules and set elements (and the qdisc) equal the intent",
@@ -174,6 +184,7 @@ pub const ENTRIES: &[Entry] = &[
             name: "nftables",
             needs: &[cap::CRI, cap::NFT_SETS],
             revert: RevertClass::KernelTimed,
+            caveat: None,
         }],
         read_back: "table, chains, rules and set elements equal the intent",
         undo: "delete our own table",
@@ -185,7 +196,7 @@ pub const ENTRIES: &[Entry] = &[
         acts_on: "pod",
         made_by: "agent",
         parameters: &[Parameter { name: "grace", text: "duration, whole seconds; default the pod's own" }],
-        backends: &[Backend { name: "api", needs: &[], revert: RevertClass::Irreversible }],
+        backends: &[Backend { name: "api", needs: &[], revert: RevertClass::Irreversible, caveat: None }],
         read_back: "the pod with this uid is gone",
         undo: "none: irreversible, recorded",
         survives: "not applicable",

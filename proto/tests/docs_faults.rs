@@ -88,6 +88,11 @@ fn section(out: &mut String, entry: &Entry) {
     }
     writeln!(out, "\n- Read back before Injected is said: {}\n- Undo: {}", entry.read_back, entry.undo)
         .expect("a string");
+    for backend in entry.backends {
+        if let Some(caveat) = backend.caveat {
+            out.push_str(&wrap(&format!("- By {}, {caveat}", backend.name)));
+        }
+    }
     for part in entry.survives.split("; ") {
         match part.split_once(": ") {
             Some((event, meaning)) => writeln!(out, "- {}: {meaning}", capital(event)),

@@ -110,13 +110,16 @@ async fn a_certificate_without_one_good_identity_is_refused() {
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_refused() {
+async fn a_certificate_of_another_time_is_refused() {
     let ca = Throwaway::new(now()).unwrap();
     let server = Server::start(ca.server_config().unwrap()).await;
-    let before = now() - SignedDuration::from_secs(120);
-    let old = ca.authority.issue_client(&Role::agent("c1"), before, Duration::from_mins(1)).unwrap();
-    let error = server.dial(&showing(&ca, &old)).await.unwrap_err();
-    assert!(error.contains("CertificateExpired"), "{error}");
+    // Backdated by five minutes, so the later one begins in five minutes.
+    for (from, what) in [(-120, "expired"), (600, "not valid yet")] {
+        let from = now() + SignedDuration::from_secs(from);
+        let leaf = ca.authority.issue_client(&Role::agent("c1"), from, Duration::from_mins(1)).unwrap();
+        let error = server.dial(&showing(&ca, &leaf)).await.unwrap_err();
+        assert!(error.contains("CertificateExpired"), "{what}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use proto::wire::Nack;
 
 use super::resolve::refuse;
 use super::state::{RunState, Stage, Start, Tracked};
-use super::{Effect, Now, State, admit, report, runs, schedule};
+use super::{Effect, Now, State, admit, endings, report, runs, schedule};
 use crate::cluster::{LatchedHalts, RecordState, RecordedInjection, RunRecordHeld};
 
 /// Runs held at once; more are refused, so that a centre gone wild cannot fill the agent.
@@ -91,7 +91,7 @@ fn stop(state: &mut State, new: &Desired, now: Now, out: &mut Vec<Effect>) {
         StopReason::Halted => (Outcome::Halted, "Halted", "Halted"),
     };
     let fresh = run.end.is_none();
-    runs::end(run, now, outcome, word, "the centre asked for it", revert);
+    endings::end(run, now, outcome, word, "the centre asked for it", revert);
     if fresh && run.is_live() {
         runs::persist(run, RecordState::Stopped, now, out);
     }
@@ -100,7 +100,7 @@ fn stop(state: &mut State, new: &Desired, now: Now, out: &mut Vec<Effect>) {
 fn forget(state: &mut State, new: &Desired, now: Now) {
     if let Some(run) = state.runs.get_mut(&new.run) {
         run.forget = true;
-        runs::end(run, now, Outcome::Aborted, "Forgotten", "the centre forgot it", "Stopped");
+        endings::end(run, now, Outcome::Aborted, "Forgotten", "the centre forgot it", "Stopped");
     } else {
         state.remember_forgotten(new.run.clone());
     }
@@ -111,7 +111,7 @@ pub fn desired_list(state: &mut State, named: &[RunId], now: Now, _out: &mut Vec
     let named: BTreeSet<&RunId> = named.iter().collect();
     for (_, run) in state.runs.iter_mut().filter(|(id, _)| !named.contains(id)) {
         run.forget = true;
-        runs::end(run, now, Outcome::Aborted, "Forgotten", "the centre does not know it", "Stopped");
+        endings::end(run, now, Outcome::Aborted, "Forgotten", "the centre does not know it", "Stopped");
     }
 }
 
@@ -124,7 +124,7 @@ pub fn spec(state: &mut State, hash: &str, body: &[u8], now: Now, out: &mut Vec<
             Err(why) if run.stage == Stage::AwaitingSpec => {
                 let cure = "create another Run; if it stays, upgrade this agent";
                 let refusal = refuse(refusal::INVALID, format!("spec {hash}: {why}"), "author", cure);
-                runs::denied(run, now, vec![refusal], out);
+                endings::denied(run, now, vec![refusal], out);
             }
             Err(_) => {}
         }
@@ -180,10 +180,10 @@ fn adopt(record: RunRecordHeld, now: Now) -> RunState {
             "" => (Outcome::Aborted, "Stopped", "Stopped"),
             reason => (Outcome::Aborted, reason, "Stopped"),
         };
-        runs::end(&mut run, now, outcome, reason, message, revert);
+        endings::end(&mut run, now, outcome, reason, message, revert);
     } else if start.is_none() {
         let message = "the agent was restarted before anything was made";
-        runs::end(&mut run, now, Outcome::Aborted, "AgentRestart", message, "Stopped");
+        endings::end(&mut run, now, Outcome::Aborted, "AgentRestart", message, "Stopped");
     }
     report::note(&mut run, now, "Adopted", "AgentRestart", "");
     run

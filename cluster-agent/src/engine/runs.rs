@@ -1,24 +1,27 @@
-//! A run's life in one cluster. `advance_all` is level-triggered: it looks at what is known and takes every step
-//! that is possible now, so that events may come in any order and any number of times.
+//! A run's life in one cluster, which `step` calls after every event. `advance_all` is level-triggered: it looks at
+//! what is known and takes every step that is possible now, so that events may come in any order and any number of
+//! times. How a life ends is in `endings`.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use proto::assignment::{ClusterPhase, Intent, NOTHING_TO_HIT, Outcome};
+use proto::assignment::{ClusterPhase, Intent, Outcome};
 use proto::experiment::ExperimentSpec;
 use proto::ids::RunId;
-use proto::injection::{EndReason, InjectionPhase};
-use proto::plan::{Refusal, refusal};
+use proto::plan::refusal;
 use proto::probe::ProbeStage;
 
+use super::endings::{cancel, close, denied, end, finish, judge, missed, nothing_to_hit};
 use super::probing::{self, Progress};
 use super::resolve::refuse;
-use super::state::{ClockBounds, End, RunState, Stage, Start, Tracked};
+use super::state::{ClockBounds, RunState, Stage, Start};
 use super::{Effect, Now, State, admit, halts, link_loss, nodes, plan, report, schedule};
 use crate::cluster::{LinkLoss, RecordState, RunRecordHeld};
 
 /// Steps of one run taken per event; more are a defect, not a reason to hang.
 const MAX_STEPS: usize = 16;
+/// A record that took longer to become durable names a t0 that is too far back: another is written.
+const RECORDED_WITHIN_MS: u64 = 1000;
 
 /// Takes every run as far as it goes now.
 pub fn advance_all(state: &mut State, now: Now, out: &mut Vec<Effect>) {
@@ -77,23 +80,6 @@ fn guard(state: &State, run: &mut RunState, now: Now) {
         let message = format!("probe {probe} did not hold");
         end(run, now, Outcome::Aborted, "SteadyStateBroken", &message, "Stopped");
     }
-}
-
-/// Ends a run; the first reason stands.
-pub fn end(
-    run: &mut RunState,
-    now: Now,
-    outcome: Outcome,
-    reason: &str,
-    message: &str,
-    revert: &'static str,
-) {
-    if run.end.is_some() || run.stage == Stage::Finished {
-        return;
-    }
-    run.end = Some(End { outcome, reason: reason.to_owned(), message: message.to_owned(), revert });
-    run.dirty = true;
-    report::note(run, now, "Stop", reason, message);
 }
 
 fn awaiting_spec(state: &State, run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
@@ -160,6 +146,10 @@ fn awaiting_clock(state: &mut State, run: &mut RunState, id: u64, now: Now, out:
             run.injections = injections;
             run.observed.plan = None;
             run.stage = Stage::Journalling;
+            if !probing::has(run, ProbeStage::Before) {
+                // Nothing comes between the record and t0: one record names both.
+                run.start = Some(start_of(run, now));
+            }
             persist(run, RecordState::Started, now, out);
             report::phase(run, now, ClusterPhase::Accepted);
         }
@@ -189,11 +179,13 @@ pub fn clock(state: &mut State, id: u64, centre_at: Timestamp, rtt_ms: u64, now:
 fn before_start(run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
     if let Some(end) = run.end.clone() {
         out.push(Effect::StopProbes { run: run.desired.run.clone() });
+        run.start = None;
         cancel(run, &end);
         return finish(run, now, &end, out);
     }
     if run.bounds.is_none_or(|b| now.boottime_ms >= b.start_before_ms) {
         out.push(Effect::StopProbes { run: run.desired.run.clone() });
+        run.start = None;
         return missed(run, now, refusal::TOO_LATE, "the baseline took too long", out);
     }
     if !run.journalled() {
@@ -222,16 +214,24 @@ fn before_start(run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
 
 /// t0. Faults fall due from here; none is made before the record with it is durable.
 fn begin(run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
+    let recorded =
+        run.start.filter(|start| now.boottime_ms <= start.at_ms.saturating_add(RECORDED_WITHIN_MS));
+    let start = recorded.unwrap_or_else(|| start_of(run, now));
+    run.start = Some(start);
+    run.observed.started_at = Some(start.at);
+    run.stage = Stage::Running;
+    if recorded.is_none() {
+        persist(run, RecordState::Started, now, out);
+    }
+    report::phase(run, now, ClusterPhase::Running);
+    probing::start(run, ProbeStage::During, out);
+}
+
+fn start_of(run: &RunState, now: Now) -> Start {
     let limit = run.spec.as_ref().map_or(0, |s| s.limits.cluster_deadline_ms());
     let run_deadline = run.bounds.map_or(0, |b| b.run_deadline_ms);
     let deadline_ms = now.boottime_ms.saturating_add(limit).min(run_deadline);
-    run.start =
-        Some(Start { at_ms: now.boottime_ms, at: now.wall, deadline_ms, deadline: now.wall_at(deadline_ms) });
-    run.observed.started_at = Some(now.wall);
-    run.stage = Stage::Running;
-    persist(run, RecordState::Started, now, out);
-    report::phase(run, now, ClusterPhase::Running);
-    probing::start(run, ProbeStage::During, out);
+    Start { at_ms: now.boottime_ms, at: now.wall, deadline_ms, deadline: now.wall_at(deadline_ms) }
 }
 
 fn running(state: &State, run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
@@ -263,43 +263,6 @@ fn running(state: &State, run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
     close(run, now, out);
 }
 
-/// What injections say about the run: one that could not be made, or ended early, ends it.
-fn judge(run: &mut RunState, now: Now) {
-    if run.end.is_some() {
-        return;
-    }
-    let found = run.injections.iter().find_map(|tracked| {
-        let status = &tracked.status;
-        let word = match (status.phase, status.reason) {
-            (phase, Some(EndReason::Halted)) if phase.is_terminal() => (Outcome::Halted, "Halted"),
-            (InjectionPhase::Missed, _) if run.adopted => (Outcome::Aborted, "AgentRestart"),
-            (InjectionPhase::Refused, _) => (Outcome::Failed, "InjectionRefused"),
-            (InjectionPhase::Missed, _) => (Outcome::Failed, "InjectionMissed"),
-            (InjectionPhase::Residue, _) => (Outcome::Failed, "Residue"),
-            (InjectionPhase::Reverted, Some(EndReason::DaemonDrain)) => (Outcome::Aborted, "DaemonDrain"),
-            (InjectionPhase::Reverted, Some(EndReason::DaemonRestart)) => (Outcome::Aborted, "DaemonRestart"),
-            (InjectionPhase::Reverted, Some(EndReason::Reboot)) => (Outcome::Aborted, "Reboot"),
-            (InjectionPhase::Reverted, Some(EndReason::LinkLost)) => (Outcome::Aborted, "LinkLost"),
-            (InjectionPhase::Failed, _) | (InjectionPhase::Reverted, Some(EndReason::Error)) => {
-                (Outcome::Failed, "InjectionFailed")
-            }
-            (InjectionPhase::Reverted, Some(EndReason::Stopped)) => (Outcome::Aborted, "Stopped"),
-            _ => return None,
-        };
-        Some((word, format!("{}: {}", tracked.recorded.id, status.message)))
-    });
-    if let Some(((outcome, reason), message)) = found {
-        end(
-            run,
-            now,
-            outcome,
-            reason,
-            &message,
-            if outcome == Outcome::Halted { "Halted" } else { "Stopped" },
-        );
-    }
-}
-
 fn settling(run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
     let late = probing::settle_by(run).is_none_or(|by| now.boottime_ms >= by);
     let ended = run.end.as_ref().is_some_and(|end| end.reason != "SteadyStateBroken");
@@ -308,102 +271,6 @@ fn settling(run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
     }
     out.push(Effect::StopProbes { run: run.desired.run.clone() });
     close(run, now, out);
-}
-
-/// Everything that can be known is known.
-fn close(run: &mut RunState, now: Now, out: &mut Vec<Effect>) {
-    let unknown = run.injections.iter().find(|t| !t.status.phase.is_terminal() && !t.recorded.by_agent);
-    let end = match (run.end.clone().or_else(|| gone(run)), unknown) {
-        (Some(end), _) => end,
-        (None, Some(lost)) => End {
-            outcome: Outcome::Failed,
-            reason: "NodeLost".to_owned(),
-            message: format!("nothing was heard of {} after its deadline", lost.recorded.id),
-            revert: "Stopped",
-        },
-        (None, None) => End {
-            outcome: Outcome::Completed,
-            reason: String::new(),
-            message: String::new(),
-            revert: "Deadline",
-        },
-    };
-    finish(run, now, &end, out);
-}
-
-/// Targets that went away, where nothing else ended the run. That is no failure of anybody, but no full run either.
-fn gone(run: &RunState) -> Option<End> {
-    let made = run.injections.iter().any(|t| t.status.injected_at_unix_ms.is_some());
-    let left = |t: &&Tracked| t.status.phase == InjectionPhase::TargetGone && !(t.recorded.by_agent && made);
-    let gone = run.injections.iter().filter(left).count();
-    let total = run.injections.len();
-    let (outcome, message) = match (gone, made) {
-        (0, _) => return None,
-        (_, true) => {
-            (Outcome::Completed, format!("{gone} of {total} targets went away before the fault ended"))
-        }
-        (_, false) => (Outcome::Failed, format!("{gone} of {total} targets were gone, no fault was made")),
-    };
-    Some(End { outcome, reason: "TargetGone".to_owned(), message, revert: "Deadline" })
-}
-
-fn nothing_to_hit() -> End {
-    End {
-        outcome: Outcome::Completed,
-        reason: NOTHING_TO_HIT.to_owned(),
-        message: "no pod matches here, which allowEmpty permits: nothing was done".to_owned(),
-        revert: "Stopped",
-    }
-}
-
-fn cancel(run: &mut RunState, end: &End) {
-    for tracked in run.injections.iter_mut().filter(|t| !t.sent && !t.status.phase.is_terminal()) {
-        tracked.status.phase = InjectionPhase::Refused;
-        tracked.status.reason =
-            Some(if end.revert == "Halted" { EndReason::Halted } else { EndReason::Stopped });
-    }
-}
-
-fn missed(run: &mut RunState, now: Now, reason: &str, message: &str, out: &mut Vec<Effect>) {
-    for tracked in &mut run.injections {
-        tracked.status.phase = InjectionPhase::Missed;
-    }
-    let end = End {
-        outcome: Outcome::Missed,
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-        revert: "Stopped",
-    };
-    finish(run, now, &end, out);
-}
-
-/// Nothing was made, and nothing will be.
-pub fn denied(run: &mut RunState, now: Now, refusals: Vec<Refusal>, out: &mut Vec<Effect>) {
-    let first = refusals.first();
-    let end = End {
-        outcome: Outcome::Denied,
-        reason: first.map(|r| r.code.clone()).unwrap_or_default(),
-        message: first.map(|r| r.message.clone()).unwrap_or_default(),
-        revert: "Stopped",
-    };
-    cancel(run, &end);
-    run.observed.refusals = refusals;
-    finish(run, now, &end, out);
-}
-
-fn finish(run: &mut RunState, now: Now, end: &End, out: &mut Vec<Effect>) {
-    run.end = Some(end.clone());
-    run.observed.plan = None;
-    run.observed.outcome = Some(end.outcome);
-    run.observed.reason.clone_from(&end.reason);
-    run.observed.message.clone_from(&end.message);
-    run.observed.verdict = probing::verdict(run);
-    run.observed.finished_at = Some(now.wall);
-    report::phase(run, now, ClusterPhase::Finished);
-    run.stage = Stage::Finished;
-    run.dirty = true;
-    report::refresh(run, now);
-    persist(run, RecordState::Finished, now, out);
 }
 
 /// Asks for the record to be written as the run stands now.

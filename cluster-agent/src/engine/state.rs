@@ -70,6 +70,8 @@ pub struct Link {
 pub struct NodeState {
     /// Its session is open.
     pub connected: bool,
+    /// It is about to end and takes no new start.
+    pub draining: bool,
     /// What the node can do.
     pub capabilities: NodeCapabilities,
     /// Halts there.
@@ -214,6 +216,8 @@ pub struct RunState {
     pub dirty: bool,
     /// Only samples changed: said at intervals.
     pub sampled: bool,
+    /// Some of its injections came further while others are still being made.
+    pub progressed: bool,
     /// When it was last said, boottime.
     pub said_ms: u64,
     /// When the After stage began, boottime.
@@ -288,6 +292,7 @@ impl RunState {
             record_confirmed: 0,
             dirty: false,
             sampled: false,
+            progressed: false,
             said_ms: 0,
             settling_since_ms: 0,
         }

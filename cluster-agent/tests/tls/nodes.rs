@@ -69,6 +69,31 @@ async fn enrol(server: &Server, token: &str) -> Result<(PrivateKey, pb::NodeEnro
     Ok((key, reply.into_inner()))
 }
 
+fn hello(node: &str) -> NodeUp {
+    NodeUp::Hello(Box::new(NodeHello {
+        node: node.into(),
+        version: "0".into(),
+        boot_id: "b".into(),
+        highest_epoch: 0,
+        capabilities: proto::cluster::NodeCapabilities::default(),
+        held: vec![],
+    }))
+}
+
+/// The name in the certificate counts, not the one that is said.
+#[tokio::test]
+async fn a_daemon_that_claims_another_node_is_not_heard() {
+    let (said, up) = mpsc::channel(4);
+    let (down, mut told) = mpsc::channel(4);
+    let (tell, mut inputs) = mpsc::channel(4);
+    said.send(hello("n2")).await.unwrap();
+    let settings = NodeSettings { agent_epoch: 4, heartbeat: Duration::from_secs(5) };
+    let connection = NodeConnection { node: "n1".into(), up, down };
+    let session = session(connection, 1, settings, Arc::new(SystemClock), tell);
+    tokio::time::timeout(PATIENCE, session).await.expect("it is ended");
+    assert!(inputs.recv().await.is_none() && told.recv().await.is_none());
+}
+
 #[tokio::test]
 async fn a_token_gives_a_certificate_and_that_a_link() {
     let mut server = server().await;
@@ -90,15 +115,7 @@ async fn a_token_gives_a_certificate_and_that_a_link() {
     let (tell, mut inputs) = mpsc::channel(16);
     let settings = NodeSettings { agent_epoch: 4, heartbeat: Duration::from_secs(5) };
     server.tasks.spawn(session(connection, 1, settings, Arc::new(SystemClock), tell));
-    let hello = NodeHello {
-        node: "n1".into(),
-        version: "0".into(),
-        boot_id: "b".into(),
-        highest_epoch: 0,
-        capabilities: proto::cluster::NodeCapabilities::default(),
-        held: vec![],
-    };
-    up.send(NodeUp::Hello(Box::new(hello)).into()).await.unwrap();
+    up.send(hello("n1").into()).await.unwrap();
     let welcome = NodeDown::try_from(down.message().await.unwrap().unwrap()).unwrap();
     assert!(matches!(welcome, NodeDown::Welcome { agent_epoch: 4, .. }), "{welcome:?}");
     let opened = tokio::time::timeout(PATIENCE, inputs.recv()).await.unwrap();

@@ -3,19 +3,18 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
 
 use proto::catalogue::RevertClass;
-use proto::injection::Action;
 
 use super::Doors;
 use crate::engine::{Failure, Look, Remains};
 use crate::fault;
 use crate::journal::Record;
 use crate::recover::undo_record;
-use crate::resolve::spoken;
 use crate::spans;
 use crate::step::{self, Effect, Observation, Window};
-use crate::system::System;
+use crate::system::{System, spoken};
 
 /// Makes every step and reads all of them back. On any failure what was made is undone.
 pub(super) fn apply(doors: &Doors, record: &Record, start_before_ms: u64) -> Result<Effect, Failure> {
@@ -26,13 +25,30 @@ pub(super) fn apply(doors: &Doors, record: &Record, start_before_ms: u64) -> Res
 }
 
 fn apply_steps(doors: &Doors, record: &Record, start_before_ms: u64) -> Result<Effect, Failure> {
-    if let Err(why) = doors.keeper.ensure() {
-        if fault::revert_class(&record.injection) == RevertClass::Keeper {
-            return Err(Failure::Error(format!("no keeper could hold its deadline: {why}")));
-        }
-        // The kernel ends this kind by itself; the keeper would only have swept up.
-        tracing::warn!(injection = %record.injection.id, why, "no keeper");
+    if fault::revert_class(&record.injection) == RevertClass::Keeper {
+        let kept = doors.keeper.ensure();
+        kept.map_err(|why| Failure::Error(format!("no keeper could hold its deadline: {why}")))?;
+        return make(doors, record, start_before_ms);
     }
+    // The kernel ends this kind by itself; the keeper only sweeps up. Nobody waits for it, or a stop would as well.
+    keep_meanwhile(doors, record);
+    make(doors, record, start_before_ms)
+}
+
+/// Starts the keeper beside; each look tries again where that fails.
+fn keep_meanwhile(doors: &Doors, record: &Record) {
+    let (keeper, id) = (Arc::clone(&doors.keeper), record.injection.id.clone());
+    let keeping = move || {
+        if let Err(why) = keeper.ensure() {
+            tracing::warn!(injection = %id, why, "no keeper");
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("keeping".to_owned()).spawn(keeping) {
+        tracing::warn!(injection = %record.injection.id, %error, "no thread to start the keeper");
+    }
+}
+
+fn make(doors: &Doors, record: &Record, start_before_ms: u64) -> Result<Effect, Failure> {
     let _lock = doors.journal.folders().lock_record(&record.injection.id);
     let now = doors.clock.now();
     if now.boottime_ms > start_before_ms || record.deadline.has_passed(now.boottime_ms, now.wall_ms) {
@@ -112,7 +128,7 @@ fn look(system: &dyn System, record: &Record) -> Look {
 
 /// Faults of a container end with its run; those of its network belong to the sandbox and stay.
 fn is_container_gone(system: &dyn System, record: &Record) -> bool {
-    let of_container = matches!(record.injection.action, Action::ContainerPause | Action::CpuStress { .. });
+    let of_container = record.injection.action.is_of_container();
     let Some(container) = record.identity.container.as_ref().filter(|_| of_container) else {
         return false;
     };

@@ -100,8 +100,8 @@ fn load_record(folders: &Folders, path: &Path, loaded: &mut Loaded) -> Result<()
     Ok(())
 }
 
-/// What the keeper knows of the journal. A record that was whole once stays known as it was for as long
-/// as its file is there, whatever becomes of the content.
+/// What the keeper knows of the journal. A record that was whole once stays known as it was, whatever becomes of
+/// its file, until its end is recorded: who deletes the journal deletes no fault.
 #[derive(Debug, Default)]
 pub struct Known {
     records: BTreeMap<InjectionId, (Option<SystemTime>, Option<Record>)>,
@@ -118,29 +118,43 @@ impl Known {
         self.records.get(id)?.1.as_ref()
     }
 
+    /// Forgets one that is over.
+    pub fn drop_record(&mut self, id: &InjectionId) {
+        self.records.remove(id);
+    }
+
     /// All whole records.
     pub fn whole(&self) -> impl Iterator<Item = (&InjectionId, &Record)> {
         self.records.iter().filter_map(|(id, (_, record))| Some((id, record.as_ref()?)))
     }
 }
 
-pub(super) fn refresh(folder: &Path, known: &mut Known) -> Result<(), Error> {
-    let paths = list(folder)?;
+/// A record that cannot be read now is read again by the next call; the others are read all the same.
+pub(super) fn refresh(folders: &Folders, known: &mut Known) -> Result<(), Error> {
+    let paths = list(&folders.journal())?;
     let ids: BTreeMap<InjectionId, &PathBuf> =
         paths.iter().filter_map(|path| Some((id_of(path)?, path))).collect();
-    known.records.retain(|id, _| ids.contains_key(id));
+    known
+        .records
+        .retain(|id, (_, record)| ids.contains_key(id) || (record.is_some() && !folders.is_ended(id)));
+    let mut read = Ok(());
     for (id, path) in ids {
         let changed_at = fs::metadata(path).and_then(|file| file.modified()).ok();
         let entry = known.records.entry(id).or_insert((None, None));
         if entry.0 == changed_at && changed_at.is_some() {
             continue;
         }
-        entry.0 = changed_at;
-        if let Some(Content::Whole(record)) = file::read::<Record>(path)? {
-            entry.1 = Some(record);
+        match file::read::<Record>(path) {
+            Ok(content) => {
+                entry.0 = changed_at;
+                if let Some(Content::Whole(record)) = content {
+                    entry.1 = Some(record);
+                }
+            }
+            Err(error) => read = read.and(Err(error)),
         }
     }
-    Ok(())
+    read
 }
 
 /// Files of a folder in a fixed order.

@@ -46,7 +46,7 @@ fn record(id: &str, system: &FakeSystem, pid: i32) -> Record {
 }
 
 /// What a dead daemon left: the record, and the frozen group.
-fn left_behind(folder: &Path, id: &str) -> FakeSystem {
+pub(crate) fn left_behind(folder: &Path, id: &str) -> FakeSystem {
     let system = FakeSystem::new();
     let record = record(id, &system, 7);
     let (journal, _) = Journal::open(folder).unwrap();
@@ -188,9 +188,9 @@ fn what_recovery_cannot_undo_stays_in_the_journal_and_is_listed() {
 }
 
 #[test]
-fn what_the_keeper_knows_survives_damage_but_not_the_end() {
+fn what_the_keeper_knows_survives_damage_and_deletion_but_not_the_end() {
     let folder = tempfile::tempdir().unwrap();
-    left_behind(folder.path(), "r1.a.0");
+    let system = left_behind(folder.path(), "r1.a.0");
     let folders = Folders::new(folder.path());
     let (id, path) = ("r1.a.0".parse().unwrap(), folder.path().join("journal/r1.a.0.json"));
     let mut known = Known::default();
@@ -201,12 +201,38 @@ fn what_the_keeper_knows_survives_damage_but_not_the_end() {
     assert!(known.get(&id).is_some(), "the undo is known still");
     fs::remove_file(&path).unwrap();
     folders.refresh(&mut known).unwrap();
+    assert!(known.get(&id).is_some(), "who deletes a record deletes no fault");
+    let (journal, _) = Journal::open(folder.path()).unwrap();
+    let records = vec![known.get(&id).cloned().unwrap()];
+    recover(&journal, Loaded { records, ..Loaded::default() }, &system, BOOT, 5);
+    folders.refresh(&mut known).unwrap();
     assert!(known.is_empty());
+}
+
+/// Though the file looks as it did when it could not be read.
+#[test]
+fn a_record_that_could_not_be_read_is_read_again_and_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let system = left_behind(folder.path(), "r1.b.0");
+    let (folders, mut known) = (Folders::new(folder.path()), Known::default());
+    let (first, other) = ("r1.a.0".parse().unwrap(), "r1.b.0".parse().unwrap());
+    let path = folder.path().join("journal/r1.a.0.json");
+    let changed_at = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    // A folder cannot be read as a file.
+    fs::create_dir(&path).unwrap();
+    File::open(&path).unwrap().set_modified(changed_at).unwrap();
+    assert!(folders.refresh(&mut known).is_err() && known.get(&first).is_none());
+    assert!(known.get(&other).is_some());
+    fs::remove_dir(&path).unwrap();
+    folders.commit(&[Write::Record(Arc::new(record("r1.a.0", &system, 8)))]).unwrap();
+    File::open(&path).unwrap().set_modified(changed_at).unwrap();
+    folders.refresh(&mut known).unwrap();
+    assert!(known.get(&first).is_some());
 }
 
 /// A node whose freezer cannot be thawed.
 #[derive(Debug)]
-struct Stubborn(FakeSystem);
+pub(crate) struct Stubborn(pub(crate) FakeSystem);
 
 impl System for Stubborn {
     fn boottime_ms(&self) -> u64 {

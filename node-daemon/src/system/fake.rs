@@ -71,11 +71,6 @@ impl FakeSystem {
         node.workers.retain(|_, (_, deadline_ms)| *deadline_ms > now_ms);
     }
 
-    /// A worker dies without a word.
-    pub fn kill_worker(&self, id: &str) {
-        self.node().workers.remove(id);
-    }
-
     /// Packets match every rule of that table.
     pub fn count_packets(&self, netns: &NetnsRef, name: &str, packets: u64) {
         if let Some(table) = self.node().tables.get_mut(&(netns.cookie, name.to_owned())) {

@@ -11,7 +11,7 @@ use super::nft::ruleset::Ruleset;
 use super::nft::{Hook, Peer, RuleSpec, Side, TableSpec, Verdict, wire as nft};
 use super::target::Roots;
 use super::tc::{NetemSpec, wire as tc};
-use super::{Error, cgroup, clock, cri, netns};
+use super::{Error, cgroup, clock, cri, netns, spoken};
 
 /// nf_tables with sets whose elements end by themselves.
 pub const NFT: &str = "nft-timed-sets";
@@ -160,11 +160,4 @@ fn keeper(roots: &Roots) -> Capability {
         Err(error) => (false, spoken(&error)),
     };
     Capability { name: KEEPER, present, detail }
-}
-
-fn spoken(error: &Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
 }

@@ -161,6 +161,13 @@ impl Scene {
         KernelSystem::new(Roots::default()).list_tables(&self.lab.far()).unwrap()
     }
 
+    /// It may start only while the fault is made, where the kernel ends that.
+    #[track_caller]
+    fn living_keeper(&self) -> i32 {
+        eventually("a keeper lives while faults are", || self.keeper().is_some());
+        self.keeper().expect("it stays while faults are")
+    }
+
     fn keeper(&self) -> Option<i32> {
         let text = std::fs::read_to_string(self.state_dir().join("keeper.json")).ok()?;
         let identity: serde_json::Value = serde_json::from_str(&text).ok()?;
@@ -287,7 +294,9 @@ pub(crate) fn a_killed_daemon_left_dead_is_clean_at_the_deadline() {
     scene.is_clean();
 }
 
-/// Before, during and after the apply, and in the middle of the undo, as the moments fall.
+/// Before, during and after the apply, and in the middle of the undo, as the moments fall. Each fault ends by its
+/// deadline without any daemon; what is left of one that ended in the kernel may wait for the next daemon, where this
+/// one was killed before its keeper was there.
 pub(crate) fn a_daemon_killed_at_any_moment_leaves_nothing() {
     let scene = Scene::new();
     for round in 0..14u64 {
@@ -297,6 +306,7 @@ pub(crate) fn a_daemon_killed_at_any_moment_leaves_nothing() {
         let first = partition(&format!("r1.first.{round}"));
         daemon.revert(&first);
         daemon.sees(&first, InjectionPhase::Refused);
+        assert_eq!(scene.tables(), Vec::<String>::new(), "round {round}: this daemon has recovered");
         let deadline = boottime_ms() + 2000;
         for injection in &all {
             daemon.inject(injection, 2000);
@@ -313,8 +323,8 @@ pub(crate) fn a_daemon_killed_at_any_moment_leaves_nothing() {
         eventually("traffic flows", || !scene.is_cut());
         let over = boottime_ms();
         assert!(over <= deadline + LATE_AT_MOST_MS, "round {round}: {} ms late", over - deadline);
-        eventually("no table is left", || scene.tables().is_empty());
     }
+    assert!(scene.daemon().drain().success());
     scene.is_clean();
     scene.keeper_has_left();
 }
@@ -346,7 +356,7 @@ pub(crate) fn a_dead_keeper_is_replaced() {
     let (one, two) = (partition("r1.a.0"), pause("r1.b.0"));
     daemon.inject(&one, 60_000);
     daemon.sees(&one, InjectionPhase::Injected);
-    let original = scene.keeper().expect("a keeper lives while faults are");
+    let original = scene.living_keeper();
     kill(Pid::from_raw(original), Signal::SIGKILL).unwrap();
     // By the next look at what is active, without anything new.
     eventually("a new one is started", || scene.keeper().is_some_and(|pid| pid != original));
@@ -363,6 +373,31 @@ pub(crate) fn a_dead_keeper_is_replaced() {
     assert!(scene.daemon().drain().success());
     scene.is_clean();
     scene.keeper_has_left();
+}
+
+/// Nothing of the state is left on disk, and the daemon is dead: what the keeper has read is undone in time, and then
+/// it leaves.
+pub(crate) fn a_keeper_whose_state_was_deleted_reverts_and_leaves() {
+    let scene = Scene::new();
+    let mut daemon = scene.daemon();
+    let one = pause("r1.a.0");
+    let deadline = boottime_ms() + 4000;
+    daemon.inject(&one, 4000);
+    daemon.sees(&one, InjectionPhase::Injected);
+    let keeper = format!("/proc/{}/cmdline", scene.keeper().expect("a keeper lives while faults are"));
+    daemon.kill();
+    eventually("the state is deleted", || {
+        // The keeper may make a file in it meanwhile.
+        let _ = std::fs::remove_dir_all(scene.state_dir());
+        !scene.state_dir().exists()
+    });
+    assert!(scene.is_frozen());
+    eventually("it is thawed", || !scene.is_frozen());
+    let over = boottime_ms();
+    assert!(over + 300 >= deadline && over <= deadline + LATE_AT_MOST_MS);
+    eventually("the keeper leaves", || std::fs::read(&keeper).map_or(true, |words| words.is_empty()));
+    eventually("its cgroup is gone", || empty_keeper_groups().is_empty());
+    assert!(!scene.state_dir().exists(), "nobody makes it again");
 }
 
 /// A daemon that hangs is as good as dead.
@@ -395,6 +430,8 @@ pub(crate) fn workers_end_with_their_daemon() {
     }
     let is_delayed = || scene.lab.rtt("10.77.0.2").is_none_or(|rtt| rtt >= LATENCY);
     assert!(is_delayed());
+    // It sweeps up in the end.
+    scene.living_keeper();
     daemon.kill();
     eventually("the delay is over", || !is_delayed());
     eventually("the burning is over", || {

@@ -154,6 +154,36 @@ fn single_mistakes_are_named() {
     }
 }
 
+/// Every duration of a spec: none at all, and more than anybody means.
+#[test]
+fn zero_and_huge_durations_are_refused_by_path() {
+    for (pointer, path, may_be_zero) in [
+        ("/faults/0/at", "spec.faults[0].at", true),
+        ("/faults/0/for", "spec.faults[0].for", false),
+        ("/faults/0/network/delay/latency", "spec.faults[0].network.delay.latency", false),
+        ("/faults/0/network/delay/jitter", "spec.faults[0].network.delay.jitter", true),
+        ("/limits/clusterDeadline", "spec.limits.clusterDeadline", false),
+        ("/limits/runDeadline", "spec.limits.runDeadline", false),
+        ("/limits/startWithin", "spec.limits.startWithin", false),
+        ("/limits/onLinkLoss/after", "spec.limits.onLinkLoss.after", false),
+        ("/steadyState/0/every", "spec.steadyState[0].every", false),
+        ("/steadyState/0/expect/within", "spec.steadyState[0].expect.within", false),
+    ] {
+        for huge in ["8000h", "9000h", "18446744073709551616ms", "99999999999999999999h", "-1s"] {
+            let found = problems(&with(pointer, json!(huge)));
+            assert!(found.iter().any(|p| p.starts_with(&format!("{path}: "))), "{path} {huge}: {found:?}");
+        }
+        for zero in ["0s", "0h0m0s"] {
+            let found = problems(&with(pointer, json!(zero)));
+            assert_eq!(found.is_empty(), may_be_zero, "{path} {zero}: {found:?}");
+        }
+        for none in [json!(0), json!(1.5), json!(true), json!([]), json!({})] {
+            let found = problems(&with(pointer, none.clone()));
+            assert!(found.iter().any(|p| p.starts_with(path)), "{path} {none}: {found:?}");
+        }
+    }
+}
+
 #[test]
 fn an_oversized_spec_is_refused_at_once() {
     let found = problems(&with("/hypothesis", json!("x".repeat(20_000))));

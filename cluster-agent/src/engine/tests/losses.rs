@@ -284,6 +284,29 @@ fn a_node_that_was_deleted_while_no_agent_led_blocks_nothing() {
     assert_eq!((said.phase, said.residue), (ClusterPhase::Finished, Residue::Clean), "{}", said.message);
 }
 
+/// Nobody can look any more: it is listed until a person deletes the run, which the centre's list then lacks.
+#[test]
+fn what_is_dirty_on_a_deleted_node_is_listed_until_the_run_is_deleted() {
+    let mut world = World::new(delay());
+    world.running("r1");
+    for (status, _) in world.held.values_mut() {
+        status.phase = InjectionPhase::Residue;
+    }
+    world.node_up();
+    world.settle();
+    world.take(Event::NodeDown { node: NODE.into() });
+    let gone = Inventory { nodes: BTreeMap::new(), pods: BTreeMap::new(), ..inventory(0) };
+    world.take(Event::Inventory(Arc::new(gone)));
+    world.pass(8 * 24 * 3600 * 1000);
+    world.settle();
+    let said = world.run("r1");
+    assert_eq!((said.phase, said.residue), (ClusterPhase::Finished, Residue::Dirty));
+    world.take(Event::DesiredList(vec!["r1".parse().unwrap()]));
+    assert_eq!(world.records.len(), 1);
+    world.take(Event::DesiredList(vec![]));
+    assert!(world.state.runs.is_empty() && world.records.is_empty());
+}
+
 fn kill() -> Value {
     let mut spec = delay();
     spec["faults"][0] = json!({ "name": "kill", "target": "payments", "pod": { "kill": {} } });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::assignment::{ClusterPhase, Intent, Outcome, Residue, Verdict};
 use proto::ceiling::{CeilingFrom, CeilingSpec};
-use proto::injection::{EndReason, InjectionPhase};
+use proto::injection::{EndReason, InjectionPhase, InjectionStatus};
 use proto::plan::refusal;
 use proto::probe::ProbeStage;
 use proto::wire::Halts;
@@ -15,7 +15,7 @@ use crate::cluster::{CeilingSeen, Inventory, LocalHalt};
 use crate::engine::{Effect, Event, Sample};
 
 /// The codes that planning gives after the world was changed.
-fn refusals(spec: Value, change: impl FnOnce(&mut World)) -> Vec<String> {
+pub(super) fn refusals(spec: Value, change: impl FnOnce(&mut World)) -> Vec<String> {
     let mut world = World::new(spec);
     world.take(Event::LinkUp { accepted: true });
     world.node_up();
@@ -41,10 +41,23 @@ fn show(world: &mut World, change: impl Fn(&mut crate::cluster::PodSeen)) {
     world.take(Event::Inventory(Arc::new(pods)));
 }
 
-fn ceil(world: &mut World, change: impl FnOnce(&mut CeilingSpec)) {
+/// Gives the world this Ceiling.
+pub(super) fn ceil(world: &mut World, change: impl FnOnce(&mut CeilingSpec)) {
     let mut spec = ceiling_spec();
     change(&mut spec);
     world.take(Event::Ceiling(CeilingSeen::Present(Arc::new(spec))));
+}
+
+/// The one that ends is not the one that came.
+#[test]
+fn a_new_daemon_of_a_node_takes_starts_again() {
+    let none: [&str; 0] = [];
+    let found = refusals(delay(), |w| {
+        w.take(Event::NodeDraining { node: NODE.into() });
+        w.take(Event::NodeDown { node: NODE.into() });
+        w.node_up();
+    });
+    assert_eq!(found, none);
 }
 
 #[test]
@@ -62,6 +75,7 @@ fn what_stands_in_the_way_is_named() {
     let short = proto::quantity::Span::written("29s");
     one(refusals(delay(), |w| ceil(w, |c| c.max_duration = Some(short))), refusal::ABOVE_CEILING);
     one(refusals(delay(), |w| drop(w.take(Event::NodeDown { node: NODE.into() }))), refusal::NO_DAEMON);
+    one(refusals(delay(), |w| drop(w.take(Event::NodeDraining { node: NODE.into() }))), refusal::DRAINING);
     one(
         refusals(delay(), |w| {
             drop(w.take(Event::Leadership { accepts_starts: false }));
@@ -337,6 +351,20 @@ fn a_restarted_daemon_aborts() {
     world.settle();
     let over = world.run("r1");
     assert_eq!((over.outcome, over.reason.as_str()), (Some(Outcome::Aborted), "DaemonRestart"));
+}
+
+#[test]
+fn a_daemon_speaks_for_its_own_node_only() {
+    let mut world = World::new(delay());
+    world.running("r1");
+    let before = world.run("r1").clone();
+    for (status, _) in world.held.clone().into_values() {
+        let status = Box::new(InjectionStatus { phase: InjectionPhase::Reverted, ..status });
+        world.take(Event::NodeState { node: "n2".into(), status });
+    }
+    world.settle();
+    assert_eq!(world.run("r1").counts, before.counts);
+    assert!(world.run("r1").outcome.is_none());
 }
 
 #[test]
