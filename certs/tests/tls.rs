@@ -10,5 +10,6 @@ mod tls {
     mod proxies;
     mod reload;
     mod servers;
+    mod serving;
     mod stacks;
 }

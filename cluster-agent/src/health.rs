@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use proto::exposition;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Sight;
 
@@ -102,7 +103,8 @@ pub async fn serve(listener: TcpListener, metrics: Metrics, sight: Arc<dyn Sight
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_text))
         .with_state(shared);
-    axum::serve(listener, app).await
+    certs::serving::serve_health(listener, app, CancellationToken::new()).await;
+    Ok(())
 }
 
 /// Ready once the cluster was seen, whether leading or not.

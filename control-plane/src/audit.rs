@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 pub(crate) use chains::Chains;
 pub use error::Error;
-pub(crate) use export::Export;
+pub(crate) use export::{Cursor, Export};
 pub(crate) use keep::Keeper;
 pub(crate) use seal::Sealer;
 pub use seal::{Disbelief, believe};

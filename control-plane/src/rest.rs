@@ -8,6 +8,7 @@ mod body;
 mod census;
 pub(crate) mod certificate;
 mod clusters;
+mod endpoints;
 mod etag;
 mod experiments;
 mod grants;
@@ -20,7 +21,6 @@ mod page;
 mod problem;
 mod runs;
 mod segment;
-mod serve;
 pub(crate) mod traced;
 mod watches;
 
@@ -28,7 +28,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Router, middleware};
-use certs::{Acceptor, ServerConfig};
+pub use certs::serving::Patience;
+use certs::{Acceptor, ServerConfig, serving};
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
 use tokio::net::TcpListener;
@@ -43,7 +44,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use meter::Meter;
-pub use serve::Patience;
 use watches::Watches;
 
 use crate::centre::Centre;
@@ -73,8 +73,10 @@ fn with_work(centre: Centre, meter: Meter, closing: CancellationToken, at_work: 
     let once = middleware::from_fn_with_state(rest.clone(), once::once);
     let timeout = TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_WITHIN);
     let known = middleware::from_fn_with_state(rest.clone(), auth::authenticate);
-    let answers = answers().merge(makers().route_layer(once));
-    let api: Router<Rest> = answers.layer(timeout).merge(streams()).route_layer(known).merge(open()).into();
+    let answers =
+        answers().merge(makers().route_layer(once)).layer(timeout).layer(middleware::from_fn(etag::tag));
+    let open = open().layer(middleware::from_fn(etag::tag));
+    let api: Router<Rest> = answers.merge(streams()).route_layer(known).merge(open).into();
     let header = |name, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     api.with_state(rest)
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
@@ -112,8 +114,10 @@ pub async fn serve_with(
     patience: Patience,
 ) -> std::io::Result<()> {
     let at_work = TaskTracker::new();
+    let told = centre.health().turned_away("rest");
     let router = with_work(centre, meter, shutdown.clone(), at_work.clone());
-    serve::serve(Acceptor::new(listener, tls), router, patience, shutdown).await;
+    let acceptor = Acceptor::with_limits(listener, tls, patience.limits()).telling(told);
+    serving::serve(acceptor, router, patience, shutdown).await;
     at_work.close();
     // What is carried on without its caller has the same time.
     if tokio::time::timeout(patience.drain_within, at_work.wait()).await.is_err() {
@@ -133,7 +137,11 @@ pub fn openapi() -> OpenApi {
     openapi.merge(answers().merge(makers()).merge(streams()).merge(open()).into_openapi());
     openapi.components.get_or_insert_default().add_security_scheme("bearer", bearer);
     openapi.security = Some(vec![SecurityRequirement::new("bearer", Vec::<String>::new())]);
-    for item in openapi.paths.paths.values_mut() {
+    let streamed = streams().into_openapi();
+    for (path, item) in &mut openapi.paths.paths {
+        if !streamed.paths.paths.contains_key(path) {
+            item.get.as_mut().into_iter().for_each(etag::describe);
+        }
         let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             errors_are_problems(&mut operation.responses);
@@ -159,6 +167,7 @@ fn answers() -> OpenApiRouter<Rest> {
         .routes(routes!(audit::list_audit))
         .routes(routes!(audit::list_checkpoints))
         .routes(routes!(audit::get_ca))
+        .routes(routes!(endpoints::get_endpoints, endpoints::put_endpoints))
         .routes(routes!(experiments::list_experiments))
         .routes(routes!(
             experiments::get_experiment,
@@ -171,7 +180,7 @@ fn answers() -> OpenApiRouter<Rest> {
         .routes(routes!(runs::get_run, runs::delete_run))
         .routes(routes!(runs::stop_run))
         .routes(routes!(halts::list_halts))
-        .routes(routes!(halts::resume_halt))
+        .routes(routes!(halts::get_halt, halts::resume_halt))
         .routes(routes!(operators::list_operators))
         .routes(routes!(operators::get_operator, operators::revoke_operator))
         .routes(routes!(clusters::list_clusters))

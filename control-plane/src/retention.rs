@@ -1,9 +1,45 @@
 //! What the leader does about the past: it keeps the audit's chains in order, deletes what is
 //! older than the audit is kept, and tells the store to forget old revisions. The store knows no
 //! times, so the leader writes down now and then which revision it stood at.
+//!
+//! Nothing in the store grows for ever. Who takes what out, by the first segment of its key:
+//!
+//! | keys | taken out by |
+//! |---|---|
+//! | `audit` | [`crate::audit`]: up to a signed checkpoint, once old and with the sink |
+//! | `audit-checkpoints` | the same, with its records |
+//! | `audit-cursor` | the same, with its chain |
+//! | `ca` | nobody: one |
+//! | `certs` | people, with the member |
+//! | `clusters` | people: a member that is removed |
+//! | `desired` | the engine, with the run; people, with the member |
+//! | `endpoints` | nobody: one |
+//! | `epoch` | nobody: one |
+//! | `experiments` | people; an author's go with the object, or with the member |
+//! | `format` | nobody: one |
+//! | `grants` | people |
+//! | `halts` | people: resumed |
+//! | `halts-resumed` | here, once old, unless a member was last heard of with it |
+//! | `halts-revision` | nobody: one |
+//! | `leader` | its lease |
+//! | `observed` | the engine, with the run; people, with the member |
+//! | `once` | its lease, after a day; here, where a restart gave the lease its life anew |
+//! | `operators` | people, at most 1000 |
+//! | `operators-revision` | nobody: one |
+//! | `operators-spent` | here, once old, but for the newest hundred |
+//! | `replicas` | its lease |
+//! | `results` | nobody writes any yet |
+//! | `revision-marks` | nobody: one, with a bounded number of marks |
+//! | `revoked` | here, once no certificate of its time is valid any more, unless the member is still there |
+//! | `runs` | the engine, after the time to live; people |
+//! | `session` | its lease |
+//! | `specs` | here, once old, unless a run refers to it |
+//! | `tokens` | here, once expired for as long as the audit is kept |
+//! | `tombstones` | here, once old, unless the run is there |
 
 mod marks;
 mod rounds;
+mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +94,8 @@ pub(crate) struct Retention {
     pub(crate) keeper: Keeper,
     pub(crate) leads: watch::Receiver<Option<Compare>>,
     pub(crate) keep_for: Duration,
+    /// The longest that an agent's certificate is valid.
+    pub(crate) certificates_live: Duration,
     pub(crate) config: RetentionConfig,
 }
 
@@ -108,3 +146,6 @@ impl Retention {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,6 +134,7 @@ fn rendered_as_recorded() -> Result<()> {
                 "store.etcd.tlsSecret=etcd-tls,service.type=NodePort,service.nodePorts.rest=30443",
                 "advertise.names={centre.example},advertise.link=centre.example:7444,rest.tlsSecret=rest-tls",
                 "kek.existingSecret=my-kek,adminToken.existingSecret=my-admin",
+                "audit.sink.kind=Otlp,audit.sink.otlp.endpoint=https://collector:4317,audit.sink.otlp.caSecret=otel-ca",
             ],
         ),
         ("member-default", MEMBER, &["crds.install=false"]),
@@ -194,6 +195,8 @@ fn mistakes_in_values_are_refused() -> Result<()> {
         return Ok(());
     };
     let both = "join.token=a,join.existingSecret=b";
+    let on_etcd = "store.kind=Etcd,store.etcd.endpoints={http://etcd:2379}";
+    let no_volume = format!("audit.sink.kind=Jsonl,{on_etcd}");
     let cases = [
         (CENTRE, "replicas=2", "/replicas"),
         (CENTRE, "store.kind=Etcd", "/store/etcd/endpoints"),
@@ -201,6 +204,10 @@ fn mistakes_in_values_are_refused() -> Result<()> {
         (CENTRE, "replica=1", "replica"),
         (CENTRE, "service.type=ExternalName", "/service/type"),
         (CENTRE, "image.digest=latest", "/image/digest"),
+        (CENTRE, "audit.sink.kind=File", "/audit/sink/kind"),
+        (CENTRE, "audit.sink.kind=Otlp", "/audit/sink/otlp/endpoint"),
+        (CENTRE, "audit.sink.otlp.endpoint=collector:4317", "/audit/sink/otlp/endpoint"),
+        (CENTRE, &no_volume, "/audit/sink/jsonl/existingClaim"),
         (MEMBER, "nodes.tolerate=all", "tolerate"),
         (MEMBER, both, "/join"),
         (MEMBER, "ceiling.kind={pod.kill}", "kind"),
@@ -208,6 +215,7 @@ fn mistakes_in_values_are_refused() -> Result<()> {
         (MEMBER, "ceiling.maxDuration=forever", "/ceiling/maxDuration"),
         (MEMBER, "nodes.maxUnavailable=0", "/nodes/maxUnavailable"),
         (MEMBER, "nodes.updateStrategy=Recreate", "/nodes/updateStrategy"),
+        (MEMBER, "nodes.drainWaitSeconds=3601", "/nodes/drainWaitSeconds"),
         (MEMBER, "uninstall.timeoutSeconds=0", "/uninstall/timeoutSeconds"),
         (MEMBER, "agent.replicas=0", "/agent/replicas"),
     ];
@@ -252,7 +260,15 @@ fn only_the_node_daemon_is_privileged() -> Result<()> {
     assert_eq!(at(daemon, "/spec/template/spec/priorityClassName"), "system-node-critical");
     assert_eq!(at(daemon, "/spec/template/spec/tolerations/0"), &serde_json::json!({ "operator": "Exists" }));
     assert_eq!(at(daemon, "/spec/template/spec/automountServiceAccountToken"), false);
-    assert_eq!(at(daemon, "/spec/template/spec/terminationGracePeriodSeconds"), 60, "to revert at SIGTERM");
+    assert_eq!(
+        at(daemon, "/spec/template/spec/terminationGracePeriodSeconds"),
+        120,
+        "to wait, and to revert"
+    );
+    let patient = objects(&helm, MEMBER, &["nodes.drainWaitSeconds=900"])?;
+    let pod = at(of_kind(&patient, "DaemonSet")[0], "/spec/template/spec");
+    assert_eq!(pod["terminationGracePeriodSeconds"], 960);
+    assert!(list(pod, "/containers/0/args").contains(&serde_json::json!("--drain-wait=900s")));
     let on_delete = objects(&helm, MEMBER, &["nodes.updateStrategy=OnDelete"])?;
     let strategy = of_kind(&on_delete, "DaemonSet")[0]["spec"]["updateStrategy"].clone();
     assert_eq!(strategy, serde_json::json!({ "type": "OnDelete" }));
@@ -278,6 +294,40 @@ fn only_the_node_daemon_is_privileged() -> Result<()> {
             assert_eq!(at(context, "/capabilities/drop/0"), "ALL");
         }
     }
+    Ok(())
+}
+
+/// Each replica may lead and write: all of them need one volume, and each has a file of its own there.
+#[test]
+fn the_audit_is_written_to_a_volume_that_outlives_the_pod() -> Result<()> {
+    let Some(helm) = helm_or_skip("the_audit_is_written_to_a_volume_that_outlives_the_pod") else {
+        return Ok(());
+    };
+    let of = |values: &str| -> Result<(Vec<Value>, Vec<Value>)> {
+        let rendered = objects(&helm, CENTRE, &["audit.sink.kind=Jsonl", values])?;
+        let pod = pods(&rendered)[0];
+        let audit = |args: &[Value]| {
+            args.iter().filter(|arg| arg.as_str().is_some_and(|arg| arg.contains("audit"))).cloned().collect()
+        };
+        let mounts = list(pod, "/containers/0/volumeMounts");
+        let claims =
+            list(pod, "/volumes").iter().filter(|volume| volume.get("persistentVolumeClaim").is_some());
+        let claims: Vec<Value> = claims
+            .map(|volume| {
+                let mount =
+                    mounts.iter().find(|mount| mount["name"] == volume["name"]).unwrap_or(&Value::Null);
+                serde_json::json!([volume["persistentVolumeClaim"]["claimName"], mount["mountPath"]])
+            })
+            .collect();
+        Ok((audit(list(pod, "/containers/0/args")), claims))
+    };
+    let (args, claims) = of("replicas=1")?;
+    assert_eq!(args, ["--audit-sink=jsonl:/var/lib/faultline/audit/"]);
+    assert_eq!(claims, [serde_json::json!(["faultline-control-plane", "/var/lib/faultline"])]);
+    let shared = "audit.sink.jsonl.existingClaim=logs,store.kind=Etcd,replicas=3,store.etcd.endpoints={http://etcd:2379}";
+    let (args, claims) = of(shared)?;
+    assert_eq!(args, ["--audit-sink=jsonl:/var/log/faultline/"]);
+    assert_eq!(claims, [serde_json::json!(["logs", "/var/log/faultline"])]);
     Ok(())
 }
 

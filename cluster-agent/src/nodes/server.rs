@@ -33,6 +33,10 @@ const NODE_LEAF: Duration = Duration::from_hours(24);
 const SERVER_LEAF: Duration = Duration::from_hours(48);
 const SERVER_RENEWAL: Duration = Duration::from_hours(12);
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Of one connection; a daemon uses one.
+const MAX_STREAMS: u32 = 16;
+/// Of one request's headers.
+const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;
 
 /// What the server needs.
 #[derive(Debug)]
@@ -71,6 +75,8 @@ impl NodeServer {
             pumps: Mutex::new(JoinSet::new()),
         };
         let serve = tonic::transport::Server::builder()
+            .max_concurrent_streams(MAX_STREAMS)
+            .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .add_service(NodeLinkServer::new(service).max_decoding_message_size(4 * MAX_DOCUMENT_BYTES))

@@ -65,6 +65,8 @@ impl From<store::Error> for Failure {
 pub(crate) struct Export {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) choice: SinkChoice,
+    /// This process.
+    pub(crate) replica: String,
     pub(crate) clock: Clock,
     pub(crate) health: Arc<Health>,
     pub(crate) alarm_after: Duration,
@@ -88,7 +90,7 @@ impl Led for Export {
     async fn lead(&self, fence: Compare) {
         let mut wait = RETRY.0;
         let mut round = loop {
-            match self.choice.open() {
+            match self.choice.open(&self.replica) {
                 Ok(sink) => break self.round(sink, fence),
                 Err(error) => {
                     tracing::error!(sink = %self.choice, error = &error as &dyn std::error::Error, "open the audit sink");

@@ -54,7 +54,9 @@ pub(crate) trait Sink: Send + std::fmt::Debug {
 pub enum SinkChoice {
     /// `jsonl:PATH`: one JSON object a line, appended and synced to disk.
     Jsonl {
-        /// The file; made where it is not there.
+        /// The file, or, with a slash at its end, the folder in which each process has a file of its own; file and
+        /// folder are made where they are not there. Only the leader writes, but two may believe for a moment that they lead, and
+        /// on a network file system their appends would overwrite each other: in a folder they cannot.
         path: PathBuf,
     },
     /// `otlp:http://HOST:4317` or `otlp:https://HOST:4317`: OpenTelemetry logs over gRPC.
@@ -68,7 +70,7 @@ pub enum SinkChoice {
 
 /// A text that names no sink.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither jsonl:PATH nor otlp:http(s)://HOST:PORT")]
+#[error("{0:?} is neither jsonl:FILE, jsonl:FOLDER/ nor otlp:http(s)://HOST:PORT")]
 pub struct UnknownSink(String);
 
 impl FromStr for SinkChoice {
@@ -108,8 +110,12 @@ impl SinkChoice {
         format!("{kind}-{}", &hash[..16])
     }
 
-    pub(crate) fn open(&self) -> Result<Box<dyn Sink>, SinkError> {
+    /// For a process of this name.
+    pub(crate) fn open(&self, replica: &str) -> Result<Box<dyn Sink>, SinkError> {
         Ok(match self {
+            Self::Jsonl { path } if path.as_os_str().as_encoded_bytes().ends_with(b"/") => {
+                Box::new(jsonl::Jsonl::in_folder(path, replica))
+            }
             Self::Jsonl { path } => Box::new(jsonl::Jsonl::new(path.clone())),
             Self::Otlp { endpoint, ca_pem } => Box::new(otlp::Otlp::new(endpoint, ca_pem.as_deref())?),
         })

@@ -45,7 +45,7 @@ impl Expected {
     }
 }
 
-/// The strong tag of a value: the hash of its JSON.
+/// The strong tag of a view: the hash of its JSON, as it is answered.
 pub(crate) fn tag_of(value: &impl Serialize) -> String {
     sha256_hex(&serde_json::to_vec(value).unwrap_or_default())
 }

@@ -6,6 +6,7 @@ use proto::halt::{Halt, HaltLevel, HaltScope};
 use proto::ids::HaltId;
 use proto::rest::{HaltView, SetHalt, Taken};
 
+use super::expected::{Expected, tag_of};
 use super::latch::Item;
 use super::{Caller, Centre, Error, Role};
 use crate::driver::codec;
@@ -85,6 +86,15 @@ impl Centre {
         }))
     }
 
+    /// One halt in force. Needs viewer.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn halt(&self, caller: &Caller, id: &str) -> Result<HaltView, Error> {
+        let halts = self.halts(caller)?;
+        halts.into_iter().find(|view| view.halt.id.as_str() == id).ok_or_else(|| Error::not_found("halt", id))
+    }
+
     /// Whether the store says that this id was lifted: this replica's cache may not have heard of it yet, and a
     /// halt of a lifted id would be answered and never be in force. A store that is down leaves it to the cache.
     async fn was_resumed(&self, id: &HaltId) -> bool {
@@ -95,18 +105,19 @@ impl Centre {
         matches!(asked, Ok(Ok(Some(_))))
     }
 
-    /// Lifts the halt of this id, for ever. Needs operator.
+    /// Lifts the halt of this id where it is as expected, for ever. What clusters acknowledged of it is part of its
+    /// tag, and is compared as this replica knows it. Needs operator.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::BadRequest`] for one that a member cluster holds by itself;
-    /// [`Error::Store`].
-    pub async fn resume_halt(&self, caller: &Caller, id: &str) -> Result<(), Error> {
-        let result = self.resume_inner(caller, id).await;
+    /// [`Error::NotFound`]; [`Error::Precondition`]; [`Error::BadRequest`] for one that a member cluster holds by
+    /// itself; [`Error::Store`].
+    pub async fn resume_halt(&self, caller: &Caller, id: &str, expected: &Expected) -> Result<(), Error> {
+        let result = self.resume_inner(caller, id, expected).await;
         self.note(caller, "halt.resume", id, &result);
         result
     }
 
-    async fn resume_inner(&self, caller: &Caller, id: &str) -> Result<(), Error> {
+    async fn resume_inner(&self, caller: &Caller, id: &str, expected: &Expected) -> Result<(), Error> {
         caller.require(Role::Operator)?;
         let id: HaltId = id.parse().map_err(|_| Error::not_found("halt", id))?;
         let halt = self
@@ -121,6 +132,7 @@ impl Centre {
                 "halt {id} was set in cluster {name} and is lifted there: delete its Halt object, or the halt file on the node"
             )));
         }
+        expected.check(Some(&self.inner.cache.read(|state| tag_of(&view(state, &halt)))))?;
         let mut txn = Txn::new().delete(codec::path(&ObjectKey::Halt(id.clone()))?);
         for object in [Object::Resumed(id.clone()), Object::HaltsRevision] {
             txn = txn.put(codec::path(&object.key())?, codec::encode(&object)?);

@@ -68,8 +68,8 @@ fn view_of(key: &ExperimentKey, stored: &StoredExperiment) -> ExperimentView {
 }
 
 impl Centre {
-    /// Stores an Experiment in the library where it is as expected; runs nothing. Its tag is the
-    /// hash of its spec. Needs author.
+    /// Stores an Experiment in the library where it is as expected; runs nothing. Its tag is that
+    /// of its view. Needs author.
     ///
     /// # Errors
     /// [`Error::Invalid`] with every mistake; [`Error::Precondition`].
@@ -101,7 +101,7 @@ impl Centre {
         let now = self.inner.clock.now();
         self.change_key(&path, |entry| {
             let old = entry.and_then(stored_experiment);
-            expected.check(old.as_ref().map(|old| old.hash.as_str()))?;
+            expected.check(old.as_ref().map(|old| tag_of(&view_of(&key, old))).as_deref())?;
             let known = old.as_ref().and_then(|old| old.owner.clone());
             let owner = owner_after("experiment", &name, known, owner.clone())?;
             let stored = match old {
@@ -164,16 +164,16 @@ impl Centre {
     ) -> Result<(), Error> {
         let result = async {
             caller.require(Role::Author)?;
-            let key = ObjectKey::Experiment(library_key(name));
-            self.delete("experiment", name, &key, expected, |entry| Some(stored_experiment(entry)?.hash))
-                .await
+            let key = library_key(name);
+            let tag = |entry: &Entry| Some(tag_of(&view_of(&key, &stored_experiment(entry)?)));
+            self.delete("experiment", name, &ObjectKey::Experiment(key.clone()), expected, tag).await
         }
         .await;
         self.note(caller, "experiment.delete", name, &result);
         result
     }
 
-    /// Stores a Grant where it is as expected. Its tag is the hash of its spec. Needs admin.
+    /// Stores a Grant where it is as expected. Its tag is that of its view. Needs admin.
     ///
     /// # Errors
     /// [`Error::Invalid`] with every mistake; [`Error::Precondition`].
@@ -201,11 +201,12 @@ impl Centre {
         let spec: GrantSpec = proto::validate::grant(&definition.spec)?;
         let path = codec::path(&ObjectKey::Grant(name.to_string()))?;
         self.change_key(&path, |entry| {
-            expected.check(entry.and_then(grant_tag).as_deref())?;
+            expected.check(entry.and_then(|entry| grant_tag(name.as_str(), entry)).as_deref())?;
             let known = entry.and_then(stored_grant).and_then(|known| known.owner);
             let owner = owner_after("grant", &name, known, definition.owner.clone())?;
-            let view = GrantView { name: name.to_string(), spec: spec.clone(), owner: owner.clone() };
-            let object = Object::Grant(name.to_string(), StoredGrant { spec: spec.clone(), owner });
+            let stored = StoredGrant { spec: spec.clone(), owner };
+            let view = grant_view(name.as_str(), &stored);
+            let object = Object::Grant(name.to_string(), stored);
             let value = codec::encode(&object)?;
             let same = entry.is_some_and(|entry| entry.value == value);
             Ok((if same { Change::Keep } else { Change::Put(value) }, view))
@@ -229,11 +230,7 @@ impl Centre {
     pub fn grants(&self, caller: &Caller) -> Result<Vec<GrantView>, Error> {
         caller.require(Role::Viewer)?;
         Ok(self.inner.cache.read(|state| {
-            let view = |(name, grant): (&String, &Versioned<StoredGrant>)| GrantView {
-                name: name.clone(),
-                spec: grant.value.spec.clone(),
-                owner: grant.value.owner.clone(),
-            };
+            let view = |(name, grant): (&String, &Versioned<StoredGrant>)| grant_view(name, &grant.value);
             state.grants.iter().map(view).collect()
         }))
     }
@@ -245,7 +242,8 @@ impl Centre {
     pub async fn delete_grant(&self, caller: &Caller, name: &str, expected: &Expected) -> Result<(), Error> {
         let result = async {
             caller.require(Role::Admin)?;
-            self.delete("grant", name, &ObjectKey::Grant(name.to_owned()), expected, grant_tag).await
+            let tag = |entry: &Entry| grant_tag(name, entry);
+            self.delete("grant", name, &ObjectKey::Grant(name.to_owned()), expected, tag).await
         }
         .await;
         self.note(caller, "grant.delete", name, &result);
@@ -277,7 +275,10 @@ fn stored_grant(entry: &Entry) -> Option<StoredGrant> {
     serde_json::from_slice(&entry.value).ok()
 }
 
-fn grant_tag(entry: &Entry) -> Option<String> {
-    let spec: GrantSpec = serde_json::from_slice(&entry.value).ok()?;
-    Some(tag_of(&spec))
+fn grant_view(name: &str, stored: &StoredGrant) -> GrantView {
+    GrantView { name: name.to_owned(), spec: stored.spec.clone(), owner: stored.owner.clone() }
+}
+
+fn grant_tag(name: &str, entry: &Entry) -> Option<String> {
+    Some(tag_of(&grant_view(name, &stored_grant(entry)?)))
 }

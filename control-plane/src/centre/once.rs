@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Caller, Centre, Error};
 use crate::driver::codec;
-use crate::store::{Outcome, Revision, Txn};
+use crate::store::{LeaseId, Outcome, Revision, Txn};
 
 /// How long an answer is kept.
 const KEEP: SignedDuration = SignedDuration::from_hours(24);
@@ -50,12 +50,25 @@ struct Record {
     answer: Option<String>,
 }
 
+impl Record {
+    fn is_over(&self, now: Timestamp) -> bool {
+        now.duration_since(self.at) > KEEP
+    }
+}
+
+/// Whether a record is of no use any more: its key stands for nothing.
+pub(crate) fn answer_is_over(value: &[u8], now: Timestamp) -> bool {
+    serde_json::from_slice::<Record>(value).is_ok_and(|record| record.is_over(now))
+}
+
 /// The right to do a request now.
 #[derive(Debug)]
 pub(crate) struct Claim {
     path: String,
     record: Record,
     revision: Revision,
+    /// The record hangs on it.
+    lease: LeaseId,
 }
 
 impl Claim {
@@ -100,8 +113,7 @@ impl Centre {
         let entry = self.inner.store.get(&path).await?;
         let known: Option<Record> =
             entry.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok());
-        let is_old = |record: &Record| now.duration_since(record.at) > KEEP;
-        let record = match known.filter(|record| !is_old(record)) {
+        let record = match known.filter(|record| !record.is_over(now)) {
             None => fresh(),
             Some(record) if record.request != request => return Ok(Claimed::Another),
             Some(Record { answer: Some(sealed), .. }) => {
@@ -114,9 +126,13 @@ impl Centre {
             Some(record) => Record { busy_until, ..record },
         };
         let revision = entry.map_or(0, |entry| entry.mod_revision);
-        match self.write_record(&path, &record, revision).await? {
-            Outcome::Committed { revision } => Ok(Claimed::Ours(Claim { path, record, revision })),
-            Outcome::Conflict { .. } => Ok(Claimed::Busy),
+        let lease = self.inner.store.lease_grant(LEASE).await?.id;
+        match self.write_record(&path, &record, revision, lease).await? {
+            Outcome::Committed { revision } => Ok(Claimed::Ours(Claim { path, record, revision, lease })),
+            Outcome::Conflict { .. } => {
+                self.inner.store.lease_revoke(lease).await?;
+                Ok(Claimed::Busy)
+            }
         }
     }
 
@@ -128,7 +144,7 @@ impl Centre {
         let plain = serde_json::to_vec(answer).map_err(|error| Error::Internal(error.to_string()))?;
         let sealed = self.inner.signer.encrypt(PURPOSE, &plain)?;
         let record = Record { answer: Some(sealed), busy_until: None, ..claim.record.clone() };
-        self.write_record(&claim.path, &record, claim.revision).await?.committed()?;
+        self.write_record(&claim.path, &record, claim.revision, claim.lease).await?.committed()?;
         Ok(())
     }
 
@@ -139,7 +155,7 @@ impl Centre {
     pub(crate) async fn free_claim(&self, claim: &Claim) -> Result<(), Error> {
         let txn = Txn::new().unchanged(&claim.path, claim.revision).delete(&claim.path);
         self.inner.store.txn(txn).await?.committed()?;
-        Ok(())
+        Ok(self.inner.store.lease_revoke(claim.lease).await?)
     }
 
     /// It is not known how far the request came: it may be begun again at once, under the same seed.
@@ -148,14 +164,19 @@ impl Centre {
     /// [`Error::Store`].
     pub(crate) async fn reopen_claim(&self, claim: &Claim) -> Result<(), Error> {
         let record = Record { busy_until: None, ..claim.record.clone() };
-        self.write_record(&claim.path, &record, claim.revision).await?.committed()?;
+        self.write_record(&claim.path, &record, claim.revision, claim.lease).await?.committed()?;
         Ok(())
     }
 
-    async fn write_record(&self, path: &str, record: &Record, revision: Revision) -> Result<Outcome, Error> {
+    async fn write_record(
+        &self,
+        path: &str,
+        record: &Record,
+        revision: Revision,
+        lease: LeaseId,
+    ) -> Result<Outcome, Error> {
         let value = serde_json::to_vec(record).map_err(|error| Error::Internal(error.to_string()))?;
-        let lease = self.inner.store.lease_grant(LEASE).await?;
-        let txn = Txn::new().unchanged(path, revision).put_leased(path, value, lease.id);
+        let txn = Txn::new().unchanged(path, revision).put_leased(path, value, lease);
         Ok(self.inner.store.txn(txn).await?)
     }
 }

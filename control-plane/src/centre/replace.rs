@@ -8,6 +8,7 @@ use proto::rest::{Invitation, ReplaceCluster};
 use proto::status::RunPhase;
 
 use super::clusters::token_ttl;
+use super::expected::Expected;
 use super::{Caller, Centre, Error, Role};
 use crate::driver::codec;
 use crate::engine::object::{Object, ObjectKey};
@@ -21,20 +22,21 @@ const MAX_TOKENS: usize = 50;
 const CHUNK: usize = 40;
 
 impl Centre {
-    /// Makes a new join token for a member that was rebuilt. Its certificates are refused from now on, its earlier
+    /// Makes a new join token for a member that was rebuilt and is as expected. Its certificates are refused from now on, its earlier
     /// tokens are burnt, its kube-system uid and what it last said are forgotten, and it must be accepted again
     /// unless the token does that. What it was to do is stopped: the new cluster starts nothing of the old one's,
     /// whose runs end as what was last heard says, or as `ClusterLost`. Halts stay. Needs admin.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Conflict`] for a revoked member; [`Error::Invalid`].
+    /// [`Error::NotFound`]; [`Error::Precondition`]; [`Error::Conflict`] for a revoked member; [`Error::Invalid`].
     pub async fn replace_cluster(
         &self,
         caller: &Caller,
         name: &str,
         request: ReplaceCluster,
+        expected: &Expected,
     ) -> Result<Invitation, Error> {
-        let result = self.replace_inner(caller, name, &request).await;
+        let result = self.replace_inner(caller, name, &request, expected).await;
         self.note(caller, "cluster.replace", name, &result);
         result
     }
@@ -44,6 +46,7 @@ impl Centre {
         caller: &Caller,
         name: &str,
         request: &ReplaceCluster,
+        expected: &Expected,
     ) -> Result<Invitation, Error> {
         caller.require(Role::Admin)?;
         let id = self.cluster_id(name)?;
@@ -58,7 +61,8 @@ impl Centre {
             return Err(Error::Conflict(why));
         }
         let spec = ClusterSpec { accepted: false, ..spec };
-        let mut txn = Txn::new()
+        let compare = self.as_expected(&id, expected).await?;
+        let mut txn = Txn { compare, ..Txn::default() }
             .unchanged(&spec_path, entry.mod_revision)
             .put(&spec_path, codec::encode(&Object::ClusterSpec(spec.clone()))?);
         txn = self.deny_certificates(&id, txn).await?;

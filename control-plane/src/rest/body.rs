@@ -6,6 +6,7 @@ use axum::extract::{FromRequest, Request};
 use axum::response::IntoResponse;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use proto::endpoints::PutEndpoints;
 use proto::operator::{CreateOperator, RotateOperator};
 use proto::problem::{ErrorCode, Problem};
 use proto::rest::{CreateRun, InviteCluster, ReplaceCluster, SetHalt};
@@ -49,6 +50,12 @@ impl Document for PutSpec {
     fn schema() -> Value {
         let owner = json!({ "type": ["string", "null"] });
         json!({ "type": "object", "properties": { "spec": { "type": "object" }, "owner": owner }, "required": ["spec"] })
+    }
+}
+
+impl Document for PutEndpoints {
+    fn schema() -> Value {
+        strict::schema_of::<Self>()
     }
 }
 

@@ -3,17 +3,18 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use proto::problem::ProblemDetails;
 use proto::rest::{ExperimentView, Page};
 
 use super::Rest;
 use super::auth::Known;
 use super::body::{PutSpec, Strict};
-use super::etag::{IfMatch, tagged, unless_known};
+use super::etag::{IfMatch, tagged};
 use super::page::Wanted;
 use super::problem::Refused;
 use super::segment::Segment;
+use crate::centre::tag_of;
 
 /// Every Experiment, the members' too.
 #[utoipa::path(get, path = "/v1/experiments", params(Wanted), tag = "experiments",
@@ -30,17 +31,13 @@ pub(crate) async fn list_experiments(
 
 /// One Experiment: of the library by name, of a member as `origin/namespace/name` (with `%2F`).
 #[utoipa::path(get, path = "/v1/experiments/{name}", params(("name" = String, Path)), tag = "experiments",
-    responses((status = 200, body = ExperimentView, headers(("ETag" = String))),
-        (status = 304, description = "It is as If-None-Match says"), (status = "default", body = ProblemDetails)))]
+    responses((status = 200, body = ExperimentView), (status = "default", body = ProblemDetails)))]
 pub(crate) async fn get_experiment(
     State(rest): State<Rest>,
     Known(caller): Known,
     Segment(name): Segment,
-    headers: HeaderMap,
-) -> Result<Response, Refused> {
-    let view = rest.centre.experiment(&caller, &name)?;
-    let tag = view.hash.clone();
-    Ok(unless_known(&headers, &tag, view))
+) -> Result<Json<ExperimentView>, Refused> {
+    Ok(Json(rest.centre.experiment(&caller, &name)?))
 }
 
 /// Stores an Experiment in the library. Runs nothing.
@@ -58,8 +55,7 @@ pub(crate) async fn put_experiment(
     Strict(body): Strict<PutSpec>,
 ) -> Result<Response, Refused> {
     let view = rest.centre.put_experiment(&caller, &name, body, &expected).await?;
-    let tag = view.hash.clone();
-    Ok(tagged(&tag, view))
+    tagged(&tag_of(&view), view)
 }
 
 /// Deletes an Experiment of the library. Runs made from it go on.

@@ -3,22 +3,18 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use proto::problem::ProblemDetails;
 use proto::rest::{GrantView, Page};
 
 use super::Rest;
 use super::auth::Known;
 use super::body::{PutSpec, Strict};
-use super::etag::{IfMatch, tagged, unless_known};
+use super::etag::{IfMatch, tagged};
 use super::page::Wanted;
 use super::problem::Refused;
 use super::segment::Segment;
-use crate::centre;
-
-fn tag_of(grant: &GrantView) -> String {
-    centre::tag_of(&grant.spec)
-}
+use crate::centre::tag_of;
 
 /// Every Grant.
 #[utoipa::path(get, path = "/v1/grants", params(Wanted), tag = "grants",
@@ -33,16 +29,13 @@ pub(crate) async fn list_grants(
 
 /// One Grant.
 #[utoipa::path(get, path = "/v1/grants/{name}", params(("name" = String, Path)), tag = "grants",
-    responses((status = 200, body = GrantView, headers(("ETag" = String))),
-        (status = 304, description = "It is as If-None-Match says"), (status = "default", body = ProblemDetails)))]
+    responses((status = 200, body = GrantView), (status = "default", body = ProblemDetails)))]
 pub(crate) async fn get_grant(
     State(rest): State<Rest>,
     Known(caller): Known,
     Segment(name): Segment,
-    headers: HeaderMap,
-) -> Result<Response, Refused> {
-    let grant = rest.centre.grant(&caller, &name)?;
-    Ok(unless_known(&headers, &tag_of(&grant), grant))
+) -> Result<Json<GrantView>, Refused> {
+    Ok(Json(rest.centre.grant(&caller, &name)?))
 }
 
 /// Stores a Grant.
@@ -60,7 +53,7 @@ pub(crate) async fn put_grant(
     Strict(body): Strict<PutSpec>,
 ) -> Result<Response, Refused> {
     let grant = rest.centre.put_grant(&caller, &name, body, &expected).await?;
-    Ok(tagged(&tag_of(&grant), grant))
+    tagged(&tag_of(&grant), grant)
 }
 
 /// Deletes a Grant. What runs already goes on.

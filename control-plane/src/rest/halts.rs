@@ -9,6 +9,7 @@ use proto::rest::{HaltView, Page, SetHalt, Taken};
 use super::Rest;
 use super::auth::Known;
 use super::body::Strict;
+use super::etag::IfMatch;
 use super::once::{OnceKey, Seed};
 use super::page::Wanted;
 use super::problem::Refused;
@@ -47,14 +48,27 @@ pub(crate) async fn set_halt(
     Ok((status, Json(taken)))
 }
 
+/// One halt in force, with each cluster's acknowledgement.
+#[utoipa::path(get, path = "/v1/halts/{id}", params(("id" = String, Path)), tag = "halts",
+    responses((status = 200, body = HaltView), (status = "default", body = ProblemDetails)))]
+pub(crate) async fn get_halt(
+    State(rest): State<Rest>,
+    Known(caller): Known,
+    Segment(id): Segment,
+) -> Result<Json<HaltView>, Refused> {
+    Ok(Json(rest.centre.halt(&caller, &id)?))
+}
+
 /// Lifts the halt of this id, for ever.
-#[utoipa::path(delete, path = "/v1/halts/{id}", params(("id" = String, Path)), tag = "halts",
+#[utoipa::path(delete, path = "/v1/halts/{id}", tag = "halts",
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header, description = "Only this ETag")),
     responses((status = 204), (status = "default", body = ProblemDetails)))]
 pub(crate) async fn resume_halt(
     State(rest): State<Rest>,
     Known(caller): Known,
     Segment(id): Segment,
+    IfMatch(expected): IfMatch,
 ) -> Result<StatusCode, Refused> {
-    rest.centre.resume_halt(&caller, &id).await?;
+    rest.centre.resume_halt(&caller, &id, &expected).await?;
     Ok(StatusCode::NO_CONTENT)
 }

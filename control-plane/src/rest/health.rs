@@ -45,7 +45,8 @@ pub async fn serve(
     meter: Meter,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(centre, meter)).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    certs::serving::serve_health(listener, router(centre, meter), shutdown).await;
+    Ok(())
 }
 
 async fn ready(State(page): State<Page>) -> (StatusCode, String) {

@@ -15,6 +15,7 @@ use proto::rest::{CreateRun, Page, RunView, Taken};
 use super::Rest;
 use super::auth::Known;
 use super::body::Strict;
+use super::etag::IfMatch;
 use super::once::{OnceKey, Seed};
 use super::page::Wanted;
 use super::problem::Refused;
@@ -60,8 +61,10 @@ pub(crate) async fn get_run(
     Ok(Json(rest.centre.run(&caller, &run)?))
 }
 
-/// Stops a run that is not finished; removes one that is. Its name stays used.
-#[utoipa::path(delete, path = "/v1/runs/{run}", params(("run" = String, Path)), tag = "runs",
+/// Stops a run that is not finished; removes one that is. Its name stays used. Only a removal heeds `If-Match`: a
+/// stop depends on no tag.
+#[utoipa::path(delete, path = "/v1/runs/{run}", tag = "runs",
+    params(("run" = String, Path), ("If-Match" = Option<String>, Header, description = "Removes only this ETag")),
     responses((status = 204),
         (status = 202, body = Taken<RunView>, description = "Its stop is taken; the store does not have it yet"),
         (status = "default", body = ProblemDetails)))]
@@ -69,8 +72,9 @@ pub(crate) async fn delete_run(
     State(rest): State<Rest>,
     Known(caller): Known,
     Segment(run): Segment,
+    IfMatch(expected): IfMatch,
 ) -> Result<Response, Refused> {
-    Ok(match rest.centre.delete_run(&caller, &run).await? {
+    Ok(match rest.centre.delete_run(&caller, &run, &expected).await? {
         Some(taken) if !taken.persisted => (StatusCode::ACCEPTED, Json(taken)).into_response(),
         _ => StatusCode::NO_CONTENT.into_response(),
     })

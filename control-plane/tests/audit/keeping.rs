@@ -219,6 +219,55 @@ async fn what_nobody_needs_is_forgotten_when_it_is_old() {
 }
 
 #[tokio::test]
+async fn what_is_over_goes_and_what_must_stay_known_stays() {
+    let world = world();
+    let at = |hours: i64| (world.clock.now() + SignedDuration::from_hours(hours)).to_string();
+    let answer =
+        |hours| serde_json::json!({ "request": "r", "at": at(hours), "seed": "s", "answer": "sealed" });
+    let token = |hours| {
+        let secret = "0".repeat(64);
+        serde_json::json!({ "cluster": "c-1", "secret": secret, "expiresAt": at(hours), "autoAccept": false })
+    };
+    // Without a lease, as if a restart had given it its life anew; and one with, that a day has not passed of.
+    put(&world, "once/over", answer(-25).to_string()).await;
+    let lease = world.store.lease_grant(Duration::from_hours(25)).await.unwrap();
+    let leased = Txn::new().put_leased("once/leased", answer(-25).to_string(), lease.id);
+    world.store.txn(leased).await.unwrap().committed().unwrap();
+    put(&world, "once/kept", answer(24 * 40).to_string()).await;
+    put(&world, "tokens/over", token(1).to_string()).await;
+    put(&world, "tokens/kept", token(24 * 15).to_string()).await;
+    for n in 0..102 {
+        put(&world, &format!("operators-spent/{n:03}"), "{}").await;
+    }
+    put(&world, "revoked/c-1/1234", "{}").await;
+    put(&world, "revoked/c-1/all", "{}").await;
+    put(&world, "revoked/c-2/all", "{}").await;
+    let member = serde_json::json!({ "id": "c-1", "name": "east", "accepted": true, "revoked": true, "createdAt": at(0) });
+    put(&world, "clusters/c-1/spec", member.to_string()).await;
+    let one = world.start("one").await;
+    for key in ["once/over", "once/leased"] {
+        eventually(key, async || (!is_there(&world, key).await).then_some(())).await;
+    }
+    assert!(is_there(&world, "tokens/over").await, "until it is as old as what the audit keeps");
+    world.clock.advance(SignedDuration::from_hours(24 * 20));
+    eventually("another mark", async || {
+        (world.store.get("revision-marks").await.unwrap()?.version >= 2).then_some(())
+    })
+    .await;
+    put(&world, "revoked/c-2/5678", "{}").await;
+    world.clock.advance(SignedDuration::from_hours(24 * 20));
+    for key in
+        ["tokens/over", "operators-spent/000", "operators-spent/001", "revoked/c-1/1234", "revoked/c-2/all"]
+    {
+        eventually(key, async || (!is_there(&world, key).await).then_some(())).await;
+    }
+    for key in ["once/kept", "tokens/kept", "operators-spent/002", "revoked/c-1/all", "revoked/c-2/5678"] {
+        assert!(is_there(&world, key).await, "{key}");
+    }
+    one.stop().await;
+}
+
+#[tokio::test]
 async fn the_leader_lets_the_store_forget() {
     let mut world = world();
     world.retention.compact_every = Some(Duration::from_millis(30));

@@ -106,6 +106,37 @@ async fn so_it_does_on_an_etcd_that_was_restarted_too() {
     .await;
 }
 
+/// Whoever leads appends to its own file: one that does not know yet that it leads no more harms no other's lines.
+#[tokio::test]
+async fn in_a_folder_each_process_has_its_file_and_all_share_the_cursor() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("audit");
+    let mut world = World::new(Arc::new(MemoryStore::new()));
+    world.audit.sink = Some(format!("jsonl:{}/", folder.display()).parse().unwrap());
+    let (first, second) = (folder.join("one.jsonl"), folder.join("two.jsonl"));
+    let one = world.start("one").await;
+    one.note(4).await;
+    eventually("sent", async || (distinct(&lines(&first), "one") == 4).then_some(())).await;
+    eventually("the cursor", async || {
+        let page = world.store.list("audit-cursor/", PageRequest::first(1)).await.unwrap();
+        let cursor: serde_json::Value = serde_json::from_slice(&page.entries.first()?.value).unwrap();
+        (cursor["seq"] == 4).then_some(())
+    })
+    .await;
+    one.stop().await;
+    let two = world.start("two").await;
+    two.note(3).await;
+    eventually("sent too", async || (distinct(&lines(&second), "two") == 3).then_some(())).await;
+    two.stop().await;
+    assert_eq!(numbers(&lines(&first), "two"), Vec::<u64>::new());
+    let all = [lines(&first), lines(&second)].concat();
+    assert_eq!((distinct(&all, "one"), distinct(&all, "two")), (4, 3));
+    assert!(numbers(&lines(&second), "one").len() < 4, "what was taken is not sent again");
+    for chain in world.verify(all) {
+        assert_eq!(chain.flaws, [], "{}", chain.replica);
+    }
+}
+
 #[tokio::test]
 async fn a_lost_cursor_means_twice_and_never_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -173,6 +173,7 @@ impl Cell {
             csr_pem: key.csr_pem().unwrap(),
             kube_system_uid: format!("uid-of-{name}"),
             version: "0.1.0".to_owned(),
+            identity_csr_pem: String::new(),
         };
         let trust = Trust::Pin(token.pin);
         let channel = channel(&token.addr, &ReloadableIdentity::empty(), trust).await.unwrap();

@@ -2,7 +2,7 @@
 //! removed at any time: the next batch goes to a new one under the name.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use proto::audit::AuditLine;
@@ -14,12 +14,20 @@ use super::{Sink, SinkError};
 #[derive(Debug)]
 pub(super) struct Jsonl {
     path: PathBuf,
+    /// Made where it is not there.
+    folder: Option<PathBuf>,
     open: Option<(File, (u64, u64))>,
 }
 
 impl Jsonl {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, open: None }
+        Self { path, folder: None, open: None }
+    }
+
+    /// A file of this process's own.
+    pub(super) fn in_folder(folder: &Path, process: &str) -> Self {
+        let path = folder.join(format!("{process}.jsonl"));
+        Self { path, folder: Some(folder.to_owned()), open: None }
     }
 
     fn failed(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> SinkError + use<> {
@@ -39,6 +47,9 @@ impl Jsonl {
     }
 
     async fn reopen(&self) -> Result<(File, (u64, u64)), SinkError> {
+        if let Some(folder) = &self.folder {
+            tokio::fs::create_dir_all(folder).await.map_err(self.failed("make the folder of"))?;
+        }
         let mut options = OpenOptions::new();
         options.create(true).read(true).append(true).mode(0o640);
         let mut file = options.open(&self.path).await.map_err(self.failed("open"))?;

@@ -14,6 +14,7 @@ fn table() -> Vec<(&'static str, &'static str, Option<Role>, Option<Value>)> {
     use Role::{Admin, Author, Operator, Viewer};
     let fault = || experiment("c1");
     let run = |plan_only: bool| json!({ "name": "r", "spec": { "experimentRef": { "name": "x" } }, "experiment": fault(), "planOnly": plan_only });
+    let list = json!({ "linkEndpoints": ["h:1"], "enrolEndpoints": ["h:2"] });
     vec![
         ("GET", "/openapi.json", None, None),
         ("GET", "/v1/whoami", Some(Viewer), None),
@@ -21,6 +22,8 @@ fn table() -> Vec<(&'static str, &'static str, Option<Role>, Option<Value>)> {
         ("GET", "/v1/audit", Some(Viewer), None),
         ("GET", "/v1/audit/checkpoints", Some(Viewer), None),
         ("GET", "/v1/ca", Some(Viewer), None),
+        ("GET", "/v1/endpoints", Some(Viewer), None),
+        ("PUT", "/v1/endpoints", Some(Admin), Some(list)),
         ("GET", "/v1/experiments", Some(Viewer), None),
         ("GET", "/v1/experiments/{name}", Some(Viewer), None),
         ("PUT", "/v1/experiments/{name}", Some(Author), Some(json!({ "spec": fault() }))),
@@ -39,6 +42,7 @@ fn table() -> Vec<(&'static str, &'static str, Option<Role>, Option<Value>)> {
         ("DELETE", "/v1/runs/{run}", Some(Author), None),
         ("GET", "/v1/halts", Some(Viewer), None),
         ("POST", "/v1/halts", Some(Author), Some(json!({ "scope": { "type": "Fleet" } }))),
+        ("GET", "/v1/halts/{id}", Some(Viewer), None),
         ("DELETE", "/v1/halts/{id}", Some(Operator), None),
         ("GET", "/v1/clusters", Some(Viewer), None),
         ("GET", "/v1/clusters/{cluster}", Some(Viewer), None),
