@@ -1,5 +1,6 @@
 //! The REST client: one request, one typed answer, errors with every problem.
 
+mod refused;
 mod stream;
 
 use std::sync::Arc;
@@ -8,21 +9,32 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use certs::{Connector, Protocol};
-use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::client::legacy::Client as Http;
 use hyper_util::rt::TokioExecutor;
-use proto::problem::{ErrorCode, ProblemDetails};
+use proto::problem::ErrorCode;
+use proto::quantity::Span;
+use proto::rest::{RunView, Taken};
 use proto::trace::TraceContext;
+pub(crate) use refused::Refused;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use crate::args::Global;
 use crate::context::Context;
 use crate::exit::Misuse;
 
 /// Answers are at most this large, in bytes.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// All pages of a list together are at most this large, in bytes.
+const MAX_LIST: usize = 16 * MAX_ANSWER;
+/// A list has at most so many pages.
+const MAX_PAGES: usize = 10_000;
+/// How long a request may take unless told otherwise.
+const WITHIN: Duration = Duration::from_mins(1);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -73,7 +85,9 @@ impl<'a> Asked<'a> {
 pub(crate) struct Client {
     http: Http<Connector, Full<Bytes>>,
     authority: String,
-    token: String,
+    authorization: HeaderValue,
+    /// How long one request may take, all attempts together.
+    within: Duration,
     /// Of this invocation; each thing that is made has the next key.
     keys: Arc<Keys>,
 }
@@ -100,33 +114,46 @@ pub(crate) fn segment(name: &str) -> String {
     out
 }
 
-/// What the control plane refused.
-#[derive(Debug, thiserror::Error)]
-pub(crate) struct Refused(pub(crate) ProblemDetails);
+/// `host:port` of `https://host:port`, and nothing else: no user, no path.
+pub(crate) fn authority(server: &str) -> anyhow::Result<String> {
+    let parse = || {
+        let text = server.strip_prefix("https://")?.trim_end_matches('/');
+        let parsed: http::uri::Authority = text.parse().ok()?;
+        let rest = text.strip_prefix(parsed.host()).filter(|_| !parsed.host().is_empty())?;
+        (rest.is_empty() || parsed.port_u16().is_some_and(|port| port > 0)).then(|| text.to_owned())
+    };
+    parse().with_context(|| format!("{server:?} is not https://host:port"))
+}
 
-impl std::fmt::Display for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0.title)?;
-        if !self.0.detail.is_empty() {
-            write!(f, ": {}", self.0.detail)?;
-        }
-        for problem in &self.0.problems {
-            write!(f, "\n  {problem}")?;
-        }
-        Ok(())
-    }
+/// The header of a token; none where it can be no token. Never shown.
+pub(crate) fn authorization(token: &str) -> Option<HeaderValue> {
+    let is_token = !token.is_empty() && token.len() <= 4096 && token.bytes().all(|b| b.is_ascii_graphic());
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok().filter(|_| is_token)?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 impl Client {
-    /// For the named context, or the current one.
-    pub(crate) fn of(name: Option<&str>) -> anyhow::Result<Self> {
-        Self::new(&crate::context::choose(name)?)
+    /// For the context that the options name, or the current one.
+    pub(crate) fn of(global: &Global) -> anyhow::Result<Self> {
+        let context = crate::context::choose(global.context.as_deref())?;
+        Ok(Self::new(&context)?.within(global.request_timeout))
+    }
+
+    /// How long somebody who follows a run looks again and again without an answer.
+    pub(crate) fn patience(&self) -> Duration {
+        self.within.saturating_mul(10)
+    }
+
+    /// With another bound of a request.
+    pub(crate) fn within(self, within: Duration) -> Self {
+        Self { within, ..self }
     }
 
     pub(crate) fn new(context: &Context) -> anyhow::Result<Self> {
-        let authority = context.server.strip_prefix("https://").map(|a| a.trim_end_matches('/'));
-        let authority =
-            authority.with_context(|| format!("{:?} is not https://host:port", context.server))?;
+        let authority = authority(&context.server)?;
+        let authorization = authorization(context.token.trim())
+            .context("the token of the context cannot be one: log in again")?;
         let trust = match (&context.pin, &context.ca_pem) {
             (Some(pin), _) => certs::client::Trust::Pin(pin.parse().context("read the pin")?),
             (None, Some(pem)) => certs::client::Trust::Bundle(certs::Reloadable::new(
@@ -138,8 +165,9 @@ impl Client {
         let config = certs::client::config(&anonymous, trust, certs::client::Expect::Name, Protocol::Http)?;
         Ok(Self {
             http: Http::builder(TokioExecutor::new()).build(Connector::new(config).with_proxy(proxy()?)),
-            authority: authority.to_owned(),
-            token: context.token.trim().to_owned(),
+            authority,
+            authorization,
+            within: WITHIN,
             keys: Arc::new(Keys { invocation: invocation(), next: AtomicU32::new(1) }),
         })
     }
@@ -155,7 +183,7 @@ impl Client {
         let mut request = Request::builder()
             .method(asked.method.clone())
             .uri(format!("http://{}{}", self.authority, asked.path))
-            .header(http::header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(http::header::AUTHORIZATION, self.authorization.clone())
             .header(http::header::USER_AGENT, concat!("faultline/", env!("CARGO_PKG_VERSION")));
         let trace = TraceContext::parse(&std::env::var("TRACEPARENT").unwrap_or_default());
         let optional = [
@@ -178,13 +206,25 @@ impl Client {
         if response.status().is_success() {
             return Ok(response);
         }
-        let status = response.status();
-        let body = collect(response.into_body()).await?;
-        Err(refusal(status, &body).into())
+        let (parts, body) = response.into_parts();
+        let body = collect(body).await?;
+        Err(Refused::of(&self.authority, &parts, &body).into())
+    }
+
+    /// An answer, or why there is none in time.
+    async fn timely<T>(&self, answer: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        tokio::time::timeout(self.within, answer).await.unwrap_or_else(|_| {
+            let within = Span::from_ms(self.within.as_millis() as u64);
+            bail!("https://{} did not answer within {within} (--request-timeout)", self.authority)
+        })
     }
 
     /// Asks, and asks again while the connection or the replica goes away, where that is safe.
     async fn exchange(&self, asked: Asked<'_>) -> anyhow::Result<(HeaderMap, Bytes)> {
+        self.timely(self.persistently(asked)).await
+    }
+
+    async fn persistently(&self, asked: Asked<'_>) -> anyhow::Result<(HeaderMap, Bytes)> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..ATTEMPTS {
             match self.attempt(&asked).await {
@@ -203,7 +243,14 @@ impl Client {
 
     async fn typed<T: DeserializeOwned>(&self, asked: Asked<'_>) -> anyhow::Result<T> {
         let (_, body) = self.exchange(asked).await?;
-        serde_json::from_slice(&body).context("read the control plane's answer")
+        self.read(&body)
+    }
+
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> anyhow::Result<T> {
+        serde_json::from_slice(body).map_err(|error| {
+            let why = not_understood(&self.authority, &error, body);
+            anyhow::Error::from(error).context(why)
+        })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
@@ -241,7 +288,7 @@ impl Client {
         };
         let tag = headers.get(http::header::ETAG).and_then(|tag| tag.to_str().ok());
         let tag = tag.context("the control plane's answer has no ETag")?.to_owned();
-        Ok(Some((serde_json::from_slice(&body).context("read the control plane's answer")?, tag)))
+        Ok(Some((self.read(&body)?, tag)))
     }
 
     /// Stores over the thing as it had this tag; without one, whatever is there.
@@ -252,31 +299,58 @@ impl Client {
         tag: Option<&str>,
     ) -> anyhow::Result<()> {
         let asked = Asked { if_match: tag, ..Asked::new(Method::PUT, path).with(body)? };
-        self.exchange(asked).await.map(drop)
+        let stored: serde_json::Map<String, Value> = self.typed(asked).await?;
+        anyhow::ensure!(!stored.is_empty(), "the control plane does not say what it stored");
+        Ok(())
     }
 
     /// Deletes the thing if it still has this tag.
     pub(crate) async fn delete_if(&self, path: &str, tag: &str) -> anyhow::Result<()> {
-        let asked = Asked { if_match: Some(tag), ..Asked::new(Method::DELETE, path) };
-        self.exchange(asked).await.map(drop)
+        self.deleted(Asked { if_match: Some(tag), ..Asked::new(Method::DELETE, path) }).await
     }
 
     pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<()> {
-        self.exchange(Asked::new(Method::DELETE, path)).await.map(drop)
+        self.deleted(Asked::new(Method::DELETE, path)).await
+    }
+
+    /// Nothing is said of what is gone, and of a run that lives, that its stop was taken. Anything else is the answer
+    /// of somebody else.
+    async fn deleted(&self, asked: Asked<'_>) -> anyhow::Result<()> {
+        let (_, body) = self.exchange(asked).await?;
+        if body.is_empty() { Ok(()) } else { self.read::<Taken<RunView>>(&body).map(drop) }
     }
 
     /// Every item of a paged list.
     pub(crate) async fn list<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Vec<T>> {
-        let mut items = Vec::new();
-        let mut after = String::new();
-        loop {
-            let page: proto::rest::Page<T> = self.get(&format!("{path}?limit=200{after}")).await?;
+        self.list_where(path, "").await
+    }
+
+    /// The same of a list with a query, as in `&by=ann`. Ends whatever is answered: each page goes on after the one
+    /// before, and all together are bounded.
+    pub(crate) async fn list_where<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &str,
+    ) -> anyhow::Result<Vec<T>> {
+        let (mut items, mut after, mut size) = (Vec::new(), None::<String>, 0);
+        for _ in 0..MAX_PAGES {
+            let from = after.as_deref().map_or_else(String::new, |at| format!("&after={}", segment(at)));
+            let (_, body) =
+                self.exchange(Asked::new(Method::GET, &format!("{path}?limit=200{query}{from}"))).await?;
+            size += body.len();
+            anyhow::ensure!(size <= MAX_LIST, "the list {path} is larger than {} MiB", MAX_LIST >> 20);
+            let page: proto::rest::Page<T> = self.read(&body)?;
             items.extend(page.items);
-            match page.next {
-                Some(next) => after = format!("&after={}", segment(&next)),
-                None => return Ok(items),
+            if page.next.is_none() {
+                return Ok(items);
             }
+            anyhow::ensure!(
+                page.next != after,
+                "the list {path} of the control plane goes round in a circle"
+            );
+            after = page.next;
         }
+        bail!("the list {path} of the control plane has more than {MAX_PAGES} pages")
     }
 }
 
@@ -292,22 +366,83 @@ pub(crate) fn proxy() -> anyhow::Result<Option<certs::Proxy>> {
 }
 
 async fn collect(body: Incoming) -> anyhow::Result<Bytes> {
-    let collected = Limited::new(body, MAX_ANSWER).collect().await;
-    Ok(collected.map_err(|e| anyhow::anyhow!("read the control plane's answer: {e}"))?.to_bytes())
+    match Limited::new(body, MAX_ANSWER).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            bail!("the control plane's answer is larger than {} MiB", MAX_ANSWER >> 20)
+        }
+        Err(error) => Err(anyhow::anyhow!("read the control plane's answer: {error}")),
+    }
 }
 
-fn refusal(status: StatusCode, body: &[u8]) -> Refused {
-    Refused(serde_json::from_slice(body).unwrap_or_else(|_| {
-        let mut details =
-            ProblemDetails::new(ErrorCode::Internal, String::from_utf8_lossy(&body[..body.len().min(500)]));
-        details.title = format!("the control plane answered {status}");
-        details
-    }))
+/// Why an answer cannot be read. One that is JSON may well be of a control plane, but of a later version.
+fn not_understood(authority: &str, error: &serde_json::Error, body: &[u8]) -> String {
+    let other = format!("https://{authority} does not answer as a control plane does");
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    if error.is_data() && is_object {
+        return format!(
+            "{other} of this program's version ({}): use the program of its version",
+            env!("CARGO_PKG_VERSION")
+        );
+    }
+    other
 }
 
 #[cfg(test)]
 mod tests {
-    use super::segment;
+    use super::{authority, authorization, not_understood, segment};
+
+    /// As a control plane of a later version may answer: more fields, and words that this program does not know.
+    #[test]
+    fn answers_of_a_later_version_are_read_as_far_as_they_are_known() {
+        let read = |body: &str| {
+            let read = serde_json::from_str::<proto::rest::WhoAmI>(body);
+            read.map(|who| who.name).map_err(|error| not_understood("hub", &error, body.as_bytes()))
+        };
+        let more = r#"{"name":"ann","role":"admin","fromTheFuture":{"a":[1]}}"#;
+        assert_eq!(read(more), Ok("ann".to_owned()));
+        let later = read(r#"{"name":"ann","role":"auditor"}"#).expect_err("not understood");
+        assert!(later.ends_with("use the program of its version"), "{later}");
+        for other in ["<html>", "[]", "7", r#"{"name":"#] {
+            let why = read(other).expect_err("not understood");
+            assert!(why.ends_with("does not answer as a control plane does"), "{other}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_https_with_a_host_and_nothing_else() {
+        for good in ["https://hub", "https://hub:7443", "https://10.0.0.1:7443/", "https://[::1]:7443"] {
+            assert!(authority(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "hub",
+            "hub:7443",
+            "http://hub",
+            "https://",
+            "https://:1",
+            "https://a b",
+            "https://hub:0",
+            "https://hub:99999",
+            "https://hub:x",
+            "https://me:secret@hub",
+            "https://hub/v1",
+            "https://hub?a",
+            "https://hub\u{1b}[31m",
+            "https://hub#a",
+        ] {
+            assert!(authority(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_one_word_and_is_never_shown() {
+        let header = authorization("flo.abc").expect("a token");
+        assert!(!format!("{header:?}").contains("abc"));
+        for bad in ["", "a b", "a\nb", "\u{1b}", "ä", &"a".repeat(4097)] {
+            assert!(authorization(bad).is_none(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_name_stays_one_segment() {

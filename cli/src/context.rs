@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -44,14 +44,38 @@ fn path() -> anyhow::Result<PathBuf> {
     Ok(base.context("neither HOME nor FAULTLINE_CONFIG is set")?.join("faultline/contexts.json"))
 }
 
+/// The file is at most this large, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
 /// Reads the file; an absent one is empty.
 pub(crate) fn load() -> anyhow::Result<Contexts> {
     let path = path()?;
-    match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Contexts::default()),
-        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    let what = || format!("read {}", path.display());
+    let file = match fs::File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Contexts::default()),
+        Err(error) => return Err(error).with_context(what),
+    };
+    let mode = file.metadata().with_context(what)?.permissions().mode();
+    guarded(&path, mode)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).with_context(what)?;
+    anyhow::ensure!(bytes.len() as u64 <= MAX_FILE, "{} is larger than {MAX_FILE} bytes", path.display());
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("{} is broken: correct it, or remove it and log in again", path.display()))
+}
+
+/// Refuses a file into which others may write where tokens are sent, and says where others may read them: in a
+/// container it may be mounted so.
+fn guarded(path: &Path, mode: u32) -> anyhow::Result<()> {
+    let path = path.display();
+    if mode & 0o022 != 0 {
+        bail!("others may write to {path}, and so learn your tokens: chmod 600 {path}, then look into it");
     }
+    if mode & 0o044 != 0 {
+        crate::output::note(&format!("warning: others may read the tokens in {path}: chmod 600 {path}"));
+    }
+    Ok(())
 }
 
 /// Writes the file, readable by its owner only.

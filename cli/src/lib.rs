@@ -9,30 +9,27 @@ mod exit;
 mod output;
 mod serve;
 mod telemetry;
+mod usage;
 mod verbs;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::args::{Cli, Command};
 use crate::exit::Exit;
 
-/// The tree of commands, for the generated reference.
+/// The tree of commands, each with its examples.
 pub fn command() -> clap::Command {
-    Cli::command()
+    args::with_examples(Cli::command())
 }
 
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = command().try_get_matches().and_then(|mut found| Cli::from_arg_matches_mut(&mut found));
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
-            // Nothing is left to tell anyone when stderr is gone.
-            drop(error.print());
-            return code.into();
-        }
+        Err(error) => return usage::say(&error).into(),
     };
     let exit = match cli.command {
         Command::Serve(role) => serve::main(*role),

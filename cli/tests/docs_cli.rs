@@ -7,7 +7,7 @@ const HEAD: &str = "\
 # The command line
 
 Generated from `faultline --help` by `make generate`; do not edit. Data goes to stdout, everything else to stderr.
-`--context` and `-o` are options of every command and listed once, here at the top.
+`--context`, `-o` and `--request-timeout` are options of every command and listed once, here at the top.
 
 ";
 
@@ -45,7 +45,8 @@ fn page() -> String {
         let is_root = !path.contains(' ');
         let depth = if is_root { "##" } else { "###" };
         *command = command.clone().mut_args(|arg| {
-            let is_global = ["context", "output", "help", "version"].contains(&arg.get_id().as_str());
+            let is_global =
+                ["context", "output", "request_timeout", "help", "version"].contains(&arg.get_id().as_str());
             let arg = arg.hide_env_values(true);
             if is_global && !is_root { arg.hide(true) } else { arg }
         });

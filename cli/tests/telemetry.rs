@@ -4,8 +4,12 @@
 
 #![expect(clippy::panic, reason = "what the tests share fails the test")]
 
+#[path = "telemetry/apart.rs"]
+mod apart;
 #[path = "telemetry/receiver.rs"]
 mod receiver;
+#[path = "telemetry/runtime.rs"]
+mod runtime;
 #[path = "telemetry/world.rs"]
 mod world;
 
@@ -114,6 +118,61 @@ async fn one_trace_leads_from_an_authored_run_to_the_undo() {
     world.end().await;
 }
 
+/// Centre, agent and node daemon are three services here: the link and the node link are real ones, and so is the
+/// daemon's restart, after which only the journal knows whose trace it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trace_leads_through_a_node_daemon_of_its_own_and_its_restart() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root, for the freezer");
+        return;
+    }
+    let mut world = World::start_apart("apart").await;
+    world.run("1s", "first", &format!("00-{TRACE}-{CALLER}-01")).await;
+    let receiver = &world.receiver;
+    let way = ["send inject", "POST /v1/runs"];
+    let sent = span(receiver, TRACE, AGENT, "send inject").await;
+    assert_eq!(sent.service, apart::SERVICE);
+    let request = span(receiver, TRACE, "control_plane", "POST /v1/runs").await;
+    assert_eq!((request.service.as_str(), request.parent.as_str()), ("faultline-control-plane", CALLER));
+    let inject = span(receiver, TRACE, NODE, "inject").await;
+    let undo = span(receiver, TRACE, NODE, "undo").await;
+    for (seen, name) in [(&inject, "inject"), (&undo, "undo")] {
+        assert_eq!(seen.service, "faultline-node");
+        assert_eq!(way_up(receiver, seen, CALLER), [name, way[0], way[1]]);
+    }
+    assert!(request.began <= sent.began && sent.began <= inject.began && inject.ended <= undo.began);
+
+    let other = TRACE.replace('4', "6");
+    world.run_in_background("5m", "second", &format!("00-{other}-{CALLER}-01"));
+    let inject = span(&world.receiver, &other, NODE, "inject").await;
+    span(&world.receiver, &other, AGENT, "send inject").await;
+    assert!(world.is_frozen());
+    world.restart_host().await;
+    let undo = span(&world.receiver, &other, NODE, "undo").await;
+    assert!(undo.began > inject.ended && undo.service == "faultline-node");
+    assert_eq!(way_up(&world.receiver, &undo, CALLER), ["undo", way[0], way[1]]);
+    assert!(!world.is_frozen());
+    world.end().await;
+}
+
+/// No trace of it, but a machine that plans is at hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_is_valid_until_the_instant_that_the_centre_says() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root, for the freezer");
+        return;
+    }
+    let world = World::start("plan").await;
+    let out = world.ok(&["plan", "-f", &world.definition("1s")]).await;
+    let said = out.lines().find_map(|line| line.split_once(", valid until ")).expect(&out).1;
+    let (until, left) = said.split_once(" (").expect(&out);
+    let runs: serde_json::Value =
+        serde_json::from_str(&world.ok(&["get", "runs", "-o", "json"]).await).expect("JSON");
+    assert_eq!(runs[0]["summary"]["planExpires"], until);
+    assert!(left.starts_with("14m") || left.starts_with("15m)"), "{out}");
+    world.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_https_endpoint_is_trusted_by_its_own_authority_alone() {
     let mut trusted = World::over_tls("trusted", true).await;
@@ -155,22 +214,79 @@ async fn texts(world: &World) -> [(&'static str, String); 3] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn promtool_accepts_the_metrics_of_every_role() {
-    let promtool = std::process::Command::new("promtool").arg("--version").output();
-    if promtool.is_err() {
-        eprintln!("skipped: promtool is not there (Debian: apt-get install prometheus)");
+    let Some(promtool) = promtool() else {
+        eprintln!(
+            "SKIPPED promtool_accepts_the_metrics_of_every_role: no promtool (e2e/setup.sh test brings it)"
+        );
         return;
-    }
+    };
     let mut world = World::centre_only("promtool", "").await;
     for (role, text) in texts(&world).await {
         let (folder, file) = (tempfile::TempDir::new().expect("a folder"), "metrics");
         std::fs::write(folder.path().join(file), &text).expect("a file");
-        let mut check = std::process::Command::new("promtool");
+        let mut check = std::process::Command::new(&promtool);
         let text = std::fs::File::open(folder.path().join(file)).expect("it is there");
         let said = check.args(["check", "metrics"]).stdin(text).output().expect("promtool runs");
         let complaints = String::from_utf8_lossy(&said.stderr) + String::from_utf8_lossy(&said.stdout);
         assert!(said.status.success() && complaints.trim().is_empty(), "{role}: {complaints}");
     }
     world.ends_within_secs(20).await;
+}
+
+/// The alerts that the guide recommends are rules that can be loaded, over metrics that there are.
+#[test]
+fn promtool_accepts_the_alerts_of_the_guide() {
+    let guides = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let read = |name: &str| std::fs::read_to_string(guides.join(name)).expect("a page");
+    let (guide, metrics) = (read("guides/telemetry.md"), read("metrics.md"));
+    let table = guide.split_once("| alert | expression |").expect("the table of alerts").1;
+    let row =
+        |line: &str| Some(line.strip_prefix("| ")?.strip_suffix("` |")?.split_once(" | `")?.1.to_owned());
+    let expressions: Vec<String> = table.lines().filter_map(row).collect();
+    assert!(expressions.len() > 8, "{expressions:?}");
+    for name in
+        expressions.iter().flat_map(|text| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+    {
+        let known = name.strip_suffix("_bucket").unwrap_or(name);
+        assert!(
+            !name.starts_with("faultline_") || metrics.contains(&format!("| `{known}` |")),
+            "no metric {name}"
+        );
+    }
+    let Some(promtool) = promtool() else {
+        eprintln!(
+            "SKIPPED promtool_accepts_the_alerts_of_the_guide: no promtool (e2e/setup.sh test brings it)"
+        );
+        return;
+    };
+    let rules: Vec<_> =
+        expressions.iter().map(|text| serde_json::json!({ "alert": "It", "expr": text })).collect();
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let check = |rules: &[serde_json::Value]| {
+        let file = folder.path().join("rules.json");
+        let groups = serde_json::json!({ "groups": [{ "name": "guide", "rules": rules }] });
+        std::fs::write(&file, groups.to_string()).expect("a file");
+        std::process::Command::new(&promtool)
+            .args(["check", "rules"])
+            .arg(&file)
+            .output()
+            .expect("promtool runs")
+    };
+    let said = check(&rules);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let broken = serde_json::json!({ "alert": "It", "expr": "increase(faultline_halts[" });
+    assert!(!check(&[broken]).status.success(), "promtool reads them");
+}
+
+/// The one of this machine, or the one that `e2e/setup.sh test` brought.
+fn promtool() -> Option<std::path::PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(std::path::PathBuf::from);
+    let cache = cache.or_else(|| Some(std::path::PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let ours = cache.map(|cache| cache.join("faultline/promtool/promtool"));
+    let works = |program: &std::path::PathBuf| {
+        std::process::Command::new(program).arg("--version").output().is_ok_and(|said| said.status.success())
+    };
+    [Some("promtool".into()), ours].into_iter().flatten().find(works)
 }
 
 const METRICS: &str = "\

@@ -39,7 +39,7 @@ pub(crate) struct InviteArgs {
     #[arg(long)]
     pub(crate) auto_accept: bool,
     /// Life of the token, at most 24h
-    #[arg(long, default_value = "30m")]
+    #[arg(long, default_value = "30m", value_parser = super::span)]
     pub(crate) ttl: String,
 }
 

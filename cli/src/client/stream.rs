@@ -25,7 +25,8 @@ impl Client {
     /// Follows a run from after the event of this id on, at any replica. The stream ends when the run is finished.
     pub(crate) async fn watch(&self, run: &str, last_event: Option<&str>) -> anyhow::Result<RunStream> {
         let path = format!("/v1/runs/{}/watch", super::segment(run));
-        let response = self.send(&Asked { last_event, ..Asked::new(Method::GET, &path) }).await?;
+        let asked = Asked { last_event, ..Asked::new(Method::GET, &path) };
+        let response = self.timely(self.send(&asked)).await?;
         let last_event = last_event.map(str::to_owned);
         Ok(RunStream { body: response.into_body(), buffer: Vec::new(), last_event })
     }

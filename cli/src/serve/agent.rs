@@ -82,6 +82,7 @@ impl AgentArgs {
             proxy,
             ..Config::default()
         };
+        problems.extend(self.telemetry.problems());
         problems.extend(config.problems());
         (config, problems)
     }

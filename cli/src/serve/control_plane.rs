@@ -82,28 +82,31 @@ pub(crate) struct ControlPlaneArgs {
     /// Its key
     #[arg(long, env = "FAULTLINE_REST_KEY", requires = "rest_cert")]
     rest_key: Option<PathBuf>,
-    /// Where the leader sends the audit, at least once: jsonl:PATH or otlp:http(s)://HOST:4317
+    /// Where the leader sends the audit, at least once: jsonl:FILE, jsonl:FOLDER/ (a file for each
+    /// process) or otlp:http(s)://HOST:4317
     #[arg(long, env = "FAULTLINE_AUDIT_SINK", value_name = "SINK")]
     audit_sink: Option<SinkChoice>,
     /// Authorities that may vouch for an https sink, PEM; default: the system's
     #[arg(long, env = "FAULTLINE_AUDIT_SINK_CA", requires = "audit_sink")]
     audit_sink_ca: Option<PathBuf>,
     /// The sink is alarmingly late when it lacks a record older than this
-    #[arg(long, env = "FAULTLINE_AUDIT_SINK_ALARM", default_value = "5m", value_parser = duration)]
+    #[arg(long, env = "FAULTLINE_AUDIT_SINK_ALARM", default_value = "5m", value_parser = some_time)]
     audit_sink_alarm: Duration,
     /// How long the store keeps the audit, the names of past runs and halts that were lifted
-    #[arg(long, env = "FAULTLINE_AUDIT_RETENTION", default_value = "720h", value_parser = duration)]
+    #[arg(long, env = "FAULTLINE_AUDIT_RETENTION", default_value = "720h", value_parser = some_time)]
     audit_retention: Duration,
     /// How often the leader lets the store forget revisions older than this; 0s: never. An etcd that compacts
     /// itself, or is shared, may want that
     #[arg(long, env = "FAULTLINE_STORE_COMPACTION", default_value = "5m", value_parser = duration)]
     store_compaction: Duration,
+    /// How long after its certificate expired an agent may come back by itself; 0s: never, it needs a new join token
+    #[arg(long, env = "FAULTLINE_RECOVERY_WINDOW", default_value = "720h", value_parser = duration)]
+    recovery_window: Duration,
     #[command(flatten)]
     telemetry: TelemetryArgs,
 }
 
 pub(crate) fn main(args: ControlPlaneArgs) -> anyhow::Result<Exit> {
-    let _telemetry = args.telemetry.start("faultline-control-plane")?;
     let store = args.store.choice()?;
     let mut config = Config::new(store, args.kek_file, args.admin_token_file);
     config.rest_addr = args.rest_addr;
@@ -125,10 +128,15 @@ pub(crate) fn main(args: ControlPlaneArgs) -> anyhow::Result<Exit> {
     };
     config.audit.alarm_after = args.audit_sink_alarm;
     config.audit.keep_for = args.audit_retention;
+    config.recovery.within = args.recovery_window;
     config.retention.compact_every = Some(args.store_compaction).filter(|every| !every.is_zero());
     if let Ok(host) = nix::unistd::gethostname() {
         config.host = host.to_string_lossy().into_owned();
     }
+    let mut problems = args.telemetry.problems();
+    problems.extend(config.mistakes());
+    super::refuse(&problems)?;
+    let _telemetry = args.telemetry.start("faultline-control-plane")?;
     super::until_signal(|shutdown| control_plane::run(config, shutdown))
 }
 
@@ -139,6 +147,14 @@ impl StoreArgs {
             Some(data_dir) => StoreChoice::Embedded { data_dir: data_dir.clone() },
             None => StoreChoice::Etcd(Box::new(etcd(self)?)),
         })
+    }
+}
+
+/// More than nothing.
+fn some_time(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Ok(Duration::ZERO) => Err("must be more than 0s".to_owned()),
+        other => other.map_err(|error| error.to_string()),
     }
 }
 

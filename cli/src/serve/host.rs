@@ -77,6 +77,7 @@ impl HostArgs {
         let mut role = HostRole::new(host, self.join_token_file.clone(), self.state_dir.join("node"));
         let (proxy, mut problems) = super::proxy();
         role.agent.proxy = proxy;
+        problems.extend(self.telemetry.problems());
         problems.extend(role.node.problems());
         problems.extend(role.agent.problems());
         Ok((role, problems))

@@ -1,6 +1,6 @@
 //! `faultline audit`: read the audit, export it, and check that nobody wrote it anew.
 
-use std::io::BufRead as _;
+use std::io::{BufRead as _, Read as _};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -8,14 +8,15 @@ use certs::TrustBundle;
 use clap::{Args, Subcommand};
 use proto::audit::{AuditCheckpoint, AuditLine, ChainReport, Extent, verify};
 use proto::quantity::Span;
-use proto::rest::{AuditRecord, CaView, Page};
-use serde::de::DeserializeOwned;
+use proto::rest::{AuditRecord, CaView};
 
 use crate::args::Form;
 use crate::client::{Client, segment};
 use crate::exit::{Exit, Misuse};
 use crate::output;
 
+/// No line of an export is so long, in bytes.
+const MAX_LINE: u64 = 1024 * 1024;
 /// While somebody writes and prunes, what is read in two requests may not fit: read again.
 const ATTEMPTS: usize = 3;
 
@@ -74,21 +75,9 @@ pub(crate) async fn run(
         AuditCommand::Verify(args) => check(args, client, form).await,
         AuditCommand::Ca => {
             let view: CaView = client()?.get("/v1/ca").await?;
+            bundle(&view.bundle_pem)?;
             output::data(&view.bundle_pem)?;
             Ok(Exit::Ok)
-        }
-    }
-}
-
-/// Every item of a paged list with a query.
-async fn all<T: DeserializeOwned>(client: &Client, path: &str, query: &str) -> anyhow::Result<Vec<T>> {
-    let (mut items, mut after) = (Vec::new(), String::new());
-    loop {
-        let page: Page<T> = client.get(&format!("{path}?limit=500{query}{after}")).await?;
-        items.extend(page.items);
-        match page.next {
-            Some(next) => after = format!("&after={}", segment(&next)),
-            None => return Ok(items),
         }
     }
 }
@@ -111,7 +100,7 @@ async fn list(client: &Client, form: Form, args: ListArgs) -> anyhow::Result<Exi
     let wanted = [("since", since.map(|at| at.to_string())), ("by", args.by), ("action", args.action)];
     let term = |(name, value): (&str, Option<String>)| Some(format!("&{name}={}", segment(&value?)));
     let query: String = wanted.into_iter().filter_map(term).collect();
-    let records: Vec<AuditRecord> = all(client, "/v1/audit", &query).await?;
+    let records: Vec<AuditRecord> = client.list_where("/v1/audit", &query).await?;
     let head = ["REPLICA", "SEQ", "AT", "BY", "ACTION", "SUBJECT", "RESULT"];
     let row = |r: &AuditRecord| {
         let mut row = vec![r.replica.clone(), r.seq.to_string(), r.at.to_string()];
@@ -124,8 +113,8 @@ async fn list(client: &Client, form: Form, args: ListArgs) -> anyhow::Result<Exi
 
 /// All that the control plane has. Checkpoints first: what they cover was written before.
 async fn fetch(client: &Client) -> anyhow::Result<Vec<AuditLine>> {
-    let checkpoints: Vec<AuditCheckpoint> = all(client, "/v1/audit/checkpoints", "").await?;
-    let records: Vec<AuditRecord> = all(client, "/v1/audit", "").await?;
+    let checkpoints: Vec<AuditCheckpoint> = client.list("/v1/audit/checkpoints").await?;
+    let records: Vec<AuditRecord> = client.list("/v1/audit").await?;
     let lines = records.into_iter().map(AuditLine::Record);
     Ok(lines.chain(checkpoints.into_iter().map(AuditLine::Checkpoint)).collect())
 }
@@ -135,8 +124,14 @@ fn read(path: &PathBuf) -> anyhow::Result<(Vec<AuditLine>, usize)> {
     let what = || format!("read {}", path.display());
     let file = std::fs::File::open(path).with_context(what)?;
     let (mut lines, mut unreadable) = (Vec::new(), 0);
-    for text in std::io::BufReader::new(file).split(b'\n') {
-        let text = text.with_context(what)?;
+    let mut file = std::io::BufReader::new(file);
+    loop {
+        let mut text = Vec::new();
+        (&mut file).take(MAX_LINE).read_until(b'\n', &mut text).with_context(what)?;
+        if text.is_empty() {
+            break;
+        }
+        anyhow::ensure!((text.len() as u64) < MAX_LINE, "{} is no audit: a line never ends", path.display());
         if text.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
@@ -154,9 +149,7 @@ async fn check(
     form: Form,
 ) -> anyhow::Result<Exit> {
     let given = match &args.ca {
-        Some(path) => {
-            Some(std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?)
-        }
+        Some(path) => Some(super::validate::text(path).context("--ca")?),
         None => None,
     };
     if !args.file.is_empty() {

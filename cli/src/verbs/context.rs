@@ -9,6 +9,10 @@ pub(crate) fn run(form: Form, name: Option<String>) -> anyhow::Result<Exit> {
     let mut contexts = context::load()?;
     if let Some(name) = name {
         let known: Vec<_> = contexts.contexts.keys().cloned().collect();
+        anyhow::ensure!(
+            !known.is_empty(),
+            "no context {name:?}: not logged in anywhere, see `faultline login --help`"
+        );
         anyhow::ensure!(known.contains(&name), "no context {name:?}; known: {}", known.join(", "));
         contexts.current = name;
         context::save(&contexts)?;

@@ -1,6 +1,7 @@
 //! `faultline describe`: everything known of one thing.
 
 use proto::assignment::Observed;
+use proto::cluster::ClusterState;
 use proto::injection::InjectionStatus;
 use proto::rest::{ClusterView, RunCluster, RunView};
 
@@ -64,6 +65,8 @@ pub(crate) fn run_text(view: &RunView) -> String {
         ),
     ];
     let filled = tables.into_iter().filter(|(_, rows): &(_, Vec<_>)| !rows.is_empty());
+    // A message makes no lines of its own.
+    let mut parts: Vec<String> = parts.iter().map(|part| output::line(part).into_owned()).collect();
     parts.extend(filled.map(|(head, rows)| output::table(head, rows)));
     parts.join("\n")
 }
@@ -142,9 +145,26 @@ fn print_cluster(form: Form, view: &ClusterView) -> anyhow::Result<()> {
     let inventory = &view.status.inventory;
     output::data(&format!("Cluster  {} ({})", view.spec.name, view.spec.id))?;
     output::data(&format!("State    {}", word(&view.state)))?;
-    output::data(&format!("Version  {}", view.status.version))?;
     for (key, value) in &view.spec.labels {
         output::data(&format!("Label    {key}={value}"))?;
+    }
+    if view.status.version.is_empty() {
+        return output::data("Nothing  is known of it: it never enrolled");
+    }
+    output::data(&format!("Version  {}", output::line(&view.status.version)))?;
+    if view.state != ClusterState::Connected {
+        let at = view.status.disconnected_at.map_or_else(String::new, |at| format!(" at {at}"));
+        output::data(&format!("Below    what it said last, before it was gone{at}"))?;
+    }
+    if let Some(at) = view.status.clone_suspected_at {
+        output::data(&format!(
+            "Identity held by a second one since {at}: nobody recovers with it until it is replaced"
+        ))?;
+    }
+    if let Some(at) = view.status.refused_as_old_at {
+        output::data(&format!(
+            "Refuses  this control plane, last at {at}: its store is an older copy of the one that the agent went over to"
+        ))?;
     }
     output::data(&format!("Pods     {}", inventory.pods))?;
     output::data(&format!(
@@ -159,6 +179,7 @@ fn print_cluster(form: Form, view: &ClusterView) -> anyhow::Result<()> {
     }
     let rows = inventory.nodes.iter().map(|n| {
         let daemon = match (n.daemon, n.skipped.as_str()) {
+            (true, _) if n.draining => "draining: takes no new start".to_owned(),
             (true, _) => "connected".to_owned(),
             (false, "") => "absent".to_owned(),
             (false, why) => format!("skipped: the node {why}"),

@@ -9,7 +9,7 @@ mod reach;
 
 use serde::Serialize;
 
-use crate::args::{DoctorArgs, Form, Place};
+use crate::args::{DoctorArgs, Form, Global, Place};
 use crate::exit::Exit;
 use crate::output;
 
@@ -63,7 +63,7 @@ impl Report {
             id: id.to_owned(),
             subject: subject.to_owned(),
             state,
-            message: message.into(),
+            message: message.into().replace('\n', ";"),
             cure: cure.into(),
         });
     }
@@ -99,11 +99,11 @@ impl Report {
     }
 }
 
-pub(crate) async fn run(args: DoctorArgs, context: Option<&str>, form: Form) -> anyhow::Result<Exit> {
+pub(crate) async fn run(args: DoctorArgs, global: &Global, form: Form) -> anyhow::Result<Exit> {
     certs::install_provider();
     let mut report = Report::default();
     match args.place {
-        None => centre::look(&mut report, context).await,
+        None => centre::look(&mut report, global).await,
         Some(Place::Agent(args)) => {
             let (config, problems) = args.config();
             report.configuration(&problems);

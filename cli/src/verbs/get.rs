@@ -80,15 +80,17 @@ fn run_row(run: &RunView) -> Vec<String> {
 }
 
 pub(crate) fn cluster_row(cluster: &ClusterView) -> Vec<String> {
-    let inventory = &cluster.status.inventory;
+    let status = &cluster.status;
+    // One that never enrolled said nothing, so nothing is known of it.
+    let known = |text: String| if status.version.is_empty() { "-".to_owned() } else { text };
     vec![
         cluster.spec.name.clone(),
         cluster.spec.id.to_string(),
         word(&cluster.state),
-        inventory.node_count.to_string(),
-        inventory.daemons.to_string(),
-        inventory.pods.to_string(),
-        cluster.status.version.clone(),
+        known(status.inventory.node_count.to_string()),
+        known(status.inventory.daemons.to_string()),
+        known(status.inventory.pods.to_string()),
+        known(status.version.clone()),
     ]
 }
 

@@ -5,7 +5,7 @@ use proto::rest::GrantView;
 use proto::selector::ClusterSelector;
 use serde_json::{Value, json};
 
-use crate::args::GrantArgs;
+use crate::args::{Form, GrantArgs};
 use crate::client::{Client, segment};
 use crate::exit::{Exit, Misuse};
 use crate::output;
@@ -30,9 +30,9 @@ pub(crate) fn request(args: GrantArgs) -> anyhow::Result<(String, Value)> {
     Ok((args.name, value))
 }
 
-pub(crate) async fn run((name, spec): (String, Value), client: &Client) -> anyhow::Result<Exit> {
+pub(crate) async fn run((name, spec): (String, Value), client: &Client, form: Form) -> anyhow::Result<Exit> {
     let view: GrantView =
         client.put(&format!("/v1/grants/{}", segment(&name)), &json!({ "spec": spec })).await?;
-    output::data(&format!("grant/{} stored", view.name))?;
+    output::done(form, "grant", &view.name, "stored")?;
     Ok(Exit::Ok)
 }

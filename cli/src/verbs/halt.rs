@@ -18,7 +18,7 @@ pub(crate) async fn run(client: &Client, form: Form, command: HaltCommand) -> an
         HaltCommand::Status => show(client, form, None).await,
         HaltCommand::Release { id } => {
             client.delete(&format!("/v1/halts/{}", segment(&id))).await?;
-            output::data(&format!("halt/{id} released"))?;
+            output::done(form, "halt", &id, "released")?;
             Ok(Exit::Ok)
         }
     }
@@ -41,7 +41,7 @@ async fn set(client: &Client, form: Form, args: HaltSetArgs) -> anyhow::Result<E
     loop {
         let halts: Vec<HaltView> = client.list("/v1/halts").await?;
         let Some(view) = halts.into_iter().find(|h| h.halt.id == id) else {
-            anyhow::bail!("halt {id} was released meanwhile");
+            anyhow::bail!("halt {id} is not listed any more: was it released meanwhile?");
         };
         let clusters: Vec<ClusterView> = client.list("/v1/clusters").await?;
         let is_connected = |name: &String| {

@@ -38,7 +38,7 @@ pub(crate) async fn run(client: &Client, form: Form, command: OperatorsCommand) 
         }
         OperatorsCommand::Revoke { name } => {
             client.delete(&format!("/v1/operators/{}", segment(&name))).await?;
-            output::data(&format!("operator/{name} revoked"))?;
+            output::done(form, "operator", &name, "revoked")?;
         }
     }
     Ok(Exit::Ok)
@@ -48,7 +48,9 @@ pub(crate) async fn run(client: &Client, form: Form, command: OperatorsCommand) 
 fn show(form: Form, made: &OperatorToken) -> anyhow::Result<()> {
     let OperatorToken { operator, token } = made;
     let until = operator.expires_at.map_or_else(|| "it does not end".to_owned(), |at| format!("until {at}"));
-    output::note(&format!("token for {} ({}), {until}; shown only now", operator.name, operator.role));
+    anyhow::ensure!(crate::client::authorization(token).is_some(), "the control plane gave no token");
+    let whose = format!("token for {} ({}), {until}; shown only now", operator.name, operator.role);
+    output::note(&output::line(&whose));
     if form == Form::Table { output::data(token) } else { output::print(form, made, &[], Vec::new) }
 }
 

@@ -1,10 +1,12 @@
 //! `faultline plan`: exactly what would be hit, how it reverts, and which key
 //! is missing. Nothing is started.
 
+use jiff::Timestamp;
 use proto::assignment::Outcome;
-use proto::plan::{ClusterPlan, PLAN_TTL_MS};
+use proto::plan::ClusterPlan;
 use proto::quantity::Span;
 use proto::rest::{CreateRun, RunView};
+use proto::status::RunSummary;
 
 use crate::args::{DefinitionArgs, Form};
 use crate::client::Client;
@@ -24,28 +26,48 @@ pub(crate) async fn run(request: CreateRun, client: &Client, form: Form) -> anyh
         Form::Yaml => output::data(&serde_saphyr::to_string(&view)?)?,
         Form::Table => show(&view)?,
     }
-    let denied = view.summary.outcome == Some(Outcome::Denied) || !view.summary.refusals.is_empty();
-    Ok(if denied { Exit::Denied } else { Exit::Ok })
+    Ok(exit(&view.summary))
+}
+
+/// A plan that was made is success, whatever a run without measurements is worth.
+fn exit(summary: &RunSummary) -> Exit {
+    match summary.outcome {
+        _ if !summary.refusals.is_empty() => Exit::Denied,
+        Some(Outcome::Completed) if summary.plan_hash.is_some() => Exit::Ok,
+        Some(Outcome::Completed) => Exit::Error,
+        _ => Exit::of_run(summary),
+    }
 }
 
 fn show(view: &RunView) -> anyhow::Result<()> {
     for cluster in &view.clusters {
-        output::data(&format!("CLUSTER {}", cluster.name))?;
+        say(&format!("CLUSTER {}", cluster.name))?;
         match &cluster.plan {
             Some(plan) => show_cluster(plan)?,
             None => output::data("  no answer")?,
         }
     }
     for refusal in &view.summary.refusals {
-        output::data(&format!("IN THE WAY {}: {}", refusal.code, refusal.message))?;
-        output::data(&format!("  to be given by the {}: {}", refusal.whose, refusal.cure))?;
+        say(&format!("IN THE WAY {}: {}", refusal.code, refusal.message))?;
+        say(&format!("  to be given by the {}: {}", refusal.whose, refusal.cure))?;
     }
     match &view.summary.plan_hash {
         Some(hash) => {
-            let ttl = Span::from_ms(PLAN_TTL_MS.unsigned_abs());
-            output::data(&format!("PLAN {hash}, valid for {ttl}, nothing was started"))
+            let until = valid(view.summary.plan_expires, Timestamp::now());
+            say(&format!("PLAN {hash}, {until}, nothing was started"))
         }
         None => output::data("NO PLAN, nothing was started"),
+    }
+}
+
+/// Until when a plan may be started, as the control plane said it; what is left of it by this clock.
+fn valid(expires: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(at) = expires else { return "without an expiry".to_owned() };
+    // To the second: clocks differ by more than the rest.
+    let left = at.duration_since(now).as_secs();
+    match u64::try_from(left) {
+        Ok(secs) if secs > 0 => format!("valid until {at} ({})", Span::from_ms(secs * 1000)),
+        _ => format!("expired at {at}"),
     }
 }
 
@@ -67,18 +89,42 @@ fn show_cluster(plan: &ClusterPlan) -> anyhow::Result<()> {
     output::data(&indent(&output::table(&head, rows.collect())))?;
     for (target, pods) in &plan.sample {
         for pod in pods {
-            output::data(&format!("  {target}: {}/{} on {}", pod.namespace, pod.pod, pod.node))?;
+            say(&format!("  {target}: {}/{} on {}", pod.namespace, pod.pod, pod.node))?;
         }
     }
     for warning in &plan.warnings {
-        output::data(&format!("  note: {warning}"))?;
+        say(&format!("  note: {warning}"))?;
     }
     for refusal in &plan.refusals {
-        output::data(&format!("  in the way: {}: {}", refusal.code, refusal.message))?;
+        say(&format!("  in the way: {}: {}", refusal.code, refusal.message))?;
     }
     Ok(())
 }
 
+/// A line: what it says makes no others.
+fn say(text: &str) -> anyhow::Result<()> {
+    output::data(&output::line(text))
+}
+
 fn indent(text: &str) -> String {
     text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::valid;
+
+    #[test]
+    fn a_plan_is_valid_as_long_as_the_control_plane_says() {
+        let at = |text: &str| text.parse().expect("an instant");
+        let expires = Some(at("2026-11-02T12:14:58.5Z"));
+        for (now, said) in [
+            ("2026-11-02T12:00:00Z", "valid until 2026-11-02T12:14:58.5Z (14m58s)"),
+            ("2026-11-02T12:14:58Z", "expired at 2026-11-02T12:14:58.5Z"),
+            ("2026-11-02T13:00:00Z", "expired at 2026-11-02T12:14:58.5Z"),
+        ] {
+            assert_eq!(valid(expires, at(now)), said);
+        }
+        assert_eq!(valid(None, at("2026-11-02T12:00:00Z")), "without an expiry");
+    }
 }

@@ -29,7 +29,11 @@ pub(crate) async fn run(
     no_wait: bool,
 ) -> anyhow::Result<Exit> {
     let view: RunView = client.post("/v1/runs", &request).await?;
-    output::note(&format!("run {} ({})", view.record.name, view.record.id));
+    output::note(&output::line(&format!("run {} ({})", view.record.name, view.record.id)));
+    if no_wait && form != Form::Table {
+        super::describe::print_run(form, &view)?;
+        return Ok(Exit::Ok);
+    }
     if no_wait {
         output::data(view.record.id.as_str())?;
         return Ok(Exit::Ok);
@@ -101,7 +105,8 @@ fn to_base36(mut number: u64) -> String {
 
 /// PATH=VALUE, where a whole number, true and false are what they look like.
 fn set_path(text: &str) -> anyhow::Result<SetPath> {
-    let (path, value) = text.split_once('=').ok_or_else(|| Misuse(format!("{text:?} is not PATH=VALUE")))?;
+    let pair = text.split_once('=').filter(|(path, _)| !path.is_empty());
+    let (path, value) = pair.ok_or_else(|| Misuse(format!("--set {text:?} is not PATH=VALUE")))?;
     let value = match serde_json::from_str(value) {
         Ok(value @ (Value::Number(_) | Value::Bool(_))) => value,
         _ => Value::from(value),

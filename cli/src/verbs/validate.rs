@@ -6,12 +6,17 @@ use std::path::Path;
 use anyhow::Context as _;
 use proto::validate::Manifest;
 
-use crate::args::FileArg;
+use crate::args::{FileArg, Form};
 use crate::exit::Exit;
 use crate::output;
 
-pub(crate) fn run(args: &FileArg) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: &FileArg, form: Form) -> anyhow::Result<Exit> {
     let manifests = read(&args.file)?;
+    if form != Form::Table {
+        let valid = manifests.iter().map(|m| serde_json::json!({ "kind": m.kind, "name": m.name }));
+        output::print(form, &valid.collect::<Vec<_>>(), &[], Vec::new)?;
+        return Ok(Exit::Ok);
+    }
     for manifest in &manifests {
         output::data(&format!("{} {} is valid", manifest.kind, manifest.name))?;
     }
@@ -32,12 +37,21 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<Manifest>> {
     })
 }
 
-/// The text of a file; `-` is standard input.
+/// A file of definitions, members or a token is at most this large, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// The text of a file; `-` is standard input. Reads no more than a file may hold, whatever it is.
 pub(crate) fn text(file: &Path) -> anyhow::Result<String> {
-    if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("read standard input")?;
-        return Ok(text);
+    let is_stdin = file == Path::new("-");
+    let name = if is_stdin { "standard input".to_owned() } else { file.display().to_string() };
+    let what = || format!("read {name}");
+    let mut bytes = Vec::new();
+    if is_stdin {
+        std::io::stdin().take(MAX_FILE + 1).read_to_end(&mut bytes).with_context(what)?;
+    } else {
+        let file = std::fs::File::open(file).with_context(what)?;
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).with_context(what)?;
     }
-    std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+    anyhow::ensure!(bytes.len() as u64 <= MAX_FILE, "{name} is larger than {MAX_FILE} bytes");
+    String::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8 text"))
 }

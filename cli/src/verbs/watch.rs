@@ -2,6 +2,8 @@
 
 pub(crate) mod progress;
 
+use std::time::{Duration, Instant};
+
 use proto::problem::ErrorCode;
 use proto::rest::RunView;
 use proto::status::RunPhase;
@@ -13,7 +15,9 @@ use crate::output;
 use progress::Progress;
 
 /// Between two looks at a run whose stream broke off.
-const AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// A stream that lived so long without news was alive.
+const ALIVE: Duration = Duration::from_mins(1);
 
 pub(crate) async fn run(client: &Client, form: Form, name: &str) -> anyhow::Result<Exit> {
     let view: RunView = client.get(&format!("/v1/runs/{}", segment(name))).await?;
@@ -30,22 +34,40 @@ pub(crate) async fn follow(client: &Client, form: Form, id: &str) -> anyhow::Res
     Ok(Exit::of_run(&last.summary))
 }
 
-/// The run at its end, after each view on the way was shown.
+/// The run at its end, after each view on the way was shown. Gives up when nothing is heard of it for long.
 pub(crate) async fn finished(
     client: &Client,
     id: &str,
     mut show: impl FnMut(&RunView),
 ) -> anyhow::Result<RunView> {
     let mut last_event = None;
+    let mut lost: Option<Instant> = None;
     loop {
-        match until_finished(client, id, &mut last_event, &mut show).await {
+        let (began, mut heard) = (Instant::now(), false);
+        let mut seen = |view: &RunView| {
+            heard = true;
+            show(view);
+        };
+        let why = match until_finished(client, id, &mut last_event, &mut seen).await {
             Ok(Some(view)) => return Ok(view),
             // A replica that drains ends its streams; the next one is asked for everything.
-            Ok(None) => last_event = None,
+            Ok(None) => {
+                last_event = None;
+                anyhow::anyhow!("the control plane ends each stream without a word")
+            }
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
-                output::note(&format!("connection lost ({error:#}); the run goes on, looking again"));
+                output::note(&format!("connection lost ({error:#}); no run depends on it, looking again"));
+                error
             }
+        };
+        if heard || began.elapsed() > ALIVE {
+            lost = None;
+        }
+        if lost.get_or_insert(began).elapsed() > client.patience() {
+            return Err(
+                why.context(format!("nothing is known of run {id}; look again: faultline watch {id}"))
+            );
         }
         tokio::time::sleep(AGAIN_AFTER).await;
     }

@@ -11,12 +11,21 @@ use node_daemon::system::target::Roots;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::apart::Agent;
 use crate::receiver::Receiver;
+use crate::runtime::Runtime;
 
 const TOKEN: &str = "the-token-of-the-first-admin";
 /// Bound of every wait.
 const PATIENCE: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What `serve host` has in one process.
+struct Apart {
+    agent: Agent,
+    address: String,
+    _runtime: tokio::task::JoinSet<()>,
+}
 
 /// A process that does not outlive the test.
 struct Process(Child);
@@ -38,6 +47,7 @@ pub(crate) struct World {
     group: String,
     runs: Vec<Process>,
     host: Option<Process>,
+    apart: Option<Apart>,
     centre: Process,
     victim: Process,
 }
@@ -77,7 +87,27 @@ fn free_port() -> u16 {
 impl World {
     /// A machine that is connected, with one workload whose process may be frozen.
     pub(crate) async fn start(name: &str) -> Self {
-        let mut world = Self::centre_only(name, "").await;
+        let mut world = Self::ready(name).await;
+        world.start_host().await;
+        world
+    }
+
+    /// The same with the agent in this process and the node daemon in one of its own.
+    pub(crate) async fn start_apart(name: &str) -> Self {
+        let mut world = Self::ready(name).await;
+        let pid = i32::try_from(world.victim.0.id()).expect("a pid");
+        let runtime = Runtime { container: "web".to_owned(), pid }.serve(&world.path("cri.sock"));
+        let address = format!("127.0.0.1:{}", free_port());
+        let agent = Agent::start(world.folder.path(), &address, &world.endpoint).await;
+        world.apart = Some(Apart { agent, address, _runtime: runtime });
+        world.write("node.token", "whatever");
+        world.start_host().await;
+        world
+    }
+
+    /// Everything but the machine's own processes.
+    async fn ready(name: &str) -> Self {
+        let world = Self::centre_only(name, "").await;
         world
             .ok(&[
                 "grant",
@@ -103,8 +133,32 @@ impl World {
         world.write("workloads.yaml", &workloads.to_string());
         world.write("ceiling.yaml", &ceiling.to_string());
         std::fs::create_dir_all(world.path("authored")).expect("a folder");
-        world.start_host().await;
         world
+    }
+
+    /// `serve node` beside an agent that runs, or `serve host`.
+    fn machine(&self) -> Command {
+        let mut command = faultline();
+        let path = |name: &str| self.path(name).display().to_string();
+        if let Some(apart) = &self.apart {
+            let agent = apart.address.replace("127.0.0.1", "localhost");
+            command.args(["serve", "node", "--agent", &agent, "--token-file", &path("node.token")]);
+            command.args(["--agent-bundle", &path("agent/node-bundle.pem"), "--node-name", "edge"]);
+            command.args(["--state-dir", &path("state/node"), "--runtime-socket", &path("cri.sock")]);
+            command.args(["--health-addr", "127.0.0.1:0"]);
+            return command;
+        }
+        command.args([
+            "serve",
+            "host",
+            "--join-token-file",
+            &path("join.token"),
+            "--state-dir",
+            &path("state"),
+        ]);
+        command.args(["--workloads", &path("workloads.yaml"), "--ceiling", &path("ceiling.yaml")]);
+        command.args(["--authored-dir", &path("authored"), "--node-name", "edge"]);
+        command
     }
 
     /// The centre alone; its spans go to `endpoint`, or to the receiver where that is empty.
@@ -176,6 +230,7 @@ impl World {
             folder,
             runs: Vec::new(),
             host: None,
+            apart: None,
             centre,
             victim: Process(victim),
         };
@@ -191,18 +246,7 @@ impl World {
     }
 
     async fn start_host(&mut self) {
-        let mut command = faultline();
-        let path = |name: &str| self.path(name).display().to_string();
-        command.args([
-            "serve",
-            "host",
-            "--join-token-file",
-            &path("join.token"),
-            "--state-dir",
-            &path("state"),
-        ]);
-        command.args(["--workloads", &path("workloads.yaml"), "--ceiling", &path("ceiling.yaml")]);
-        command.args(["--authored-dir", &path("authored"), "--node-name", "edge"]);
+        let mut command = self.machine();
         command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &self.endpoint);
         self.host = Some(logged(command, &self.path("host.log")));
         self.eventually("edge to be connected", async |world| {
@@ -210,7 +254,10 @@ impl World {
             let seen: serde_json::Value = serde_json::from_str(&out).unwrap_or_default();
             let id = seen["spec"]["id"].as_str().unwrap_or_default();
             id.clone_into(&mut world.cluster);
-            seen["state"] == "Connected" && !seen["status"]["inventory"]["daemons"].is_null()
+            let inventory = &seen["status"]["inventory"];
+            let has_daemon =
+                inventory["nodes"].as_array().is_some_and(|all| all.iter().any(|n| n["daemon"] == true));
+            seen["state"] == "Connected" && has_daemon
         })
         .await;
     }
@@ -232,6 +279,11 @@ impl World {
                 "faults": [{ "name": "still", "target": "web", "for": lasts, "container": { "pause": {} } }],
                 "limits": { "clusterDeadline": "10m" },
             } })
+    }
+
+    /// A file with it.
+    pub(crate) fn definition(&self, lasts: &str) -> String {
+        self.write("experiment.json", &Self::experiment(lasts).to_string()).display().to_string()
     }
 
     /// Runs it to its end as an operator, in that trace; its id.
@@ -339,6 +391,9 @@ impl World {
         if let Some(host) = self.host.take() {
             terminate(&host);
             self.ended(host, 60).await;
+        }
+        if let Some(apart) = self.apart.take() {
+            apart.agent.end().await;
         }
         self.ends_within_secs(60).await;
     }

@@ -131,7 +131,7 @@ async fn one(client: Client, member: Member, each: Each, path: PathBuf) -> Row {
     };
     let invited: anyhow::Result<Invitation> = async {
         let invitation: Invitation = client.post("/v1/clusters", &request).await?;
-        secret::write(&path, &invitation)?;
+        secret::write(&path, &name, &invitation)?;
         Ok(invitation)
     }
     .await;

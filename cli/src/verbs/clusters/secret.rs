@@ -37,8 +37,11 @@ pub(super) fn left(path: &Path) -> Option<Left> {
     Some(Left { cluster, expires_at: annotations[EXPIRES].as_str()?.parse().ok()? })
 }
 
-/// Writes the manifest whole, readable by its owner only.
-pub(super) fn write(path: &Path, invitation: &Invitation) -> anyhow::Result<()> {
+/// Writes the manifest whole, readable by its owner only. It is applied to a cluster, so nothing else gets into it
+/// than what an invitation of this member can hold.
+pub(super) fn write(path: &Path, name: &str, invitation: &Invitation) -> anyhow::Result<()> {
+    anyhow::ensure!(invitation.name == name, "the control plane invited another than {name}");
+    invitation.token.parse::<certs::JoinToken>().context("the control plane gave no join token")?;
     let manifest = manifest(invitation);
     let what = || format!("write {}", path.display());
     let temporary = path.with_extension("new");
@@ -54,7 +57,7 @@ pub(super) fn write(path: &Path, invitation: &Invitation) -> anyhow::Result<()> 
     fs::rename(&temporary, path).with_context(what)
 }
 
-/// Nothing in it needs escaping: names, ids, instants and tokens have neither quotes nor backslashes.
+/// Nothing in it needs escaping: names, ids, instants and tokens have neither quotes nor backslashes, and were checked.
 fn manifest(invitation: &Invitation) -> String {
     let Invitation { cluster, name, token, expires_at } = invitation;
     format!(

@@ -32,9 +32,14 @@ pub(super) async fn look(
         enrolment(report, config, token).await;
     }
     match &stored {
-        Some(StoredIdentity { enrolled: Some(enrolled), key_pem, cluster, .. }) => {
+        Some(stored @ StoredIdentity { enrolled: Some(enrolled), cluster, .. }) => {
             report.ok("identity", format!("enrolled as {cluster}"));
-            link(report, config, enrolled, key_pem).await;
+            if lifetime(report, enrolled, stored, Timestamp::now()) {
+                recovery(report, config, enrolled, stored).await;
+            } else {
+                let known = stored.centre.addresses(&enrolled.link_endpoints);
+                link(report, config, enrolled, &stored.key_pem, &known).await;
+            }
         }
         _ if token.is_some() => {
             report.add(
@@ -90,8 +95,7 @@ async fn enrolment(report: &mut Report, config: &Config, token: &JoinToken) {
 }
 
 /// The link as the agent dials it, with its certificate; no session is opened.
-async fn link(report: &mut Report, config: &Config, enrolled: &Enrolled, key_pem: &str) {
-    lifetime(report, enrolled);
+async fn link(report: &mut Report, config: &Config, enrolled: &Enrolled, key_pem: &str, known: &[String]) {
     let credential = Credential { chain_pem: enrolled.chain_pem.clone(), key_pem: key_pem.to_owned() };
     let identity = ReloadableIdentity::new(&credential);
     let bundle = TrustBundle::from_pem(&enrolled.bundle_pem);
@@ -104,8 +108,7 @@ async fn link(report: &mut Report, config: &Config, enrolled: &Enrolled, key_pem
         Ok(tls) => tls,
         Err(error) => return report.add("link.tls", State::Failed, error.to_string(), ""),
     };
-    let endpoints =
-        if config.link_endpoints.is_empty() { &enrolled.link_endpoints } else { &config.link_endpoints };
+    let endpoints = if config.link_endpoints.is_empty() { known } else { &config.link_endpoints };
     for address in endpoints {
         let way = Way {
             id: "link",
@@ -119,21 +122,59 @@ async fn link(report: &mut Report, config: &Config, enrolled: &Enrolled, key_pem
     }
 }
 
-fn lifetime(report: &mut Report, enrolled: &Enrolled) {
+/// Whether the certificate expired.
+fn lifetime(report: &mut Report, enrolled: &Enrolled, stored: &StoredIdentity, now: Timestamp) -> bool {
     let lifetime = match Lifetime::of_chain_pem(&enrolled.chain_pem) {
         Ok(lifetime) => lifetime,
-        Err(error) => return report.add("certificate", State::Failed, error.to_string(), INVITE),
+        Err(error) => {
+            report.add("certificate", State::Failed, error.to_string(), INVITE);
+            return false;
+        }
     };
-    let left = lifetime.not_after.duration_since(Timestamp::now());
+    let left = lifetime.not_after.duration_since(now);
     let half = lifetime.not_after.duration_since(lifetime.not_before) / 2;
     let message = format!("valid until {}", lifetime.not_after);
     if left.is_negative() {
-        let cure = "run `faultline clusters replace NAME` and give the agent the new token";
-        report.add("certificate", State::Failed, format!("not {message}: expired"), cure);
+        let expired = format!("expired at {}", lifetime.not_after);
+        let replace = "run `faultline clusters replace NAME` and give the agent the new token";
+        if stored.identity_key_pem.is_none() || stored.enrol_endpoints().is_empty() {
+            let why = "and it cannot recover: no identity key, or no place to enrol, was kept by the version that enrolled";
+            report.add("certificate", State::Failed, format!("{expired}, {why}"), replace);
+        } else {
+            let message = format!("{expired}; the agent recovers by its identity key when it runs");
+            let cure = "see the checks of recover; where the control plane refuses, the agent's log says why";
+            report.add("certificate", State::Warning, message, cure);
+            return true;
+        }
     } else if left < half / 2 {
         let cure = "it is renewed at half its life over the link: see the checks of the link";
         report.add("certificate", State::Warning, message, cure);
     } else {
         report.ok("certificate", message);
+    }
+    false
+}
+
+/// The way that a recovery goes; nothing is asked for.
+async fn recovery(report: &mut Report, config: &Config, enrolled: &Enrolled, stored: &StoredIdentity) {
+    let bundle = match TrustBundle::from_pem(&enrolled.bundle_pem) {
+        Ok(bundle) => Trust::Bundle(Reloadable::new(bundle)),
+        Err(error) => return report.add("identity", State::Failed, error.to_string(), INVITE),
+    };
+    match client::config(&ReloadableIdentity::empty(), bundle, Expect::Name, Protocol::Grpc) {
+        Ok(tls) => {
+            for endpoint in stored.enrol_endpoints() {
+                let way = Way {
+                    id: "recover",
+                    address: &endpoint.addr,
+                    config: tls.clone(),
+                    server_name: endpoint.server_name.as_deref(),
+                    proxy: config.proxy.as_ref(),
+                    path: NOWHERE,
+                };
+                way.check(report).await;
+            }
+        }
+        Err(error) => report.add("recover.tls", State::Failed, error.to_string(), ""),
     }
 }

@@ -1,16 +1,19 @@
 //! From an operator's place: the way to the centre, who one is there, then the members.
 
+use std::time::Duration;
+
 use certs::client::{self, Expect, Trust};
 use certs::{Protocol, Reloadable, ReloadableIdentity, TrustBundle};
 use proto::rest::{ClusterView, WhoAmI};
 
 use super::reach::Way;
 use super::{Report, State, members};
+use crate::args::Global;
 use crate::client::Client;
 use crate::context::Context;
 
-pub(super) async fn look(report: &mut Report, name: Option<&str>) {
-    let context = match crate::context::choose(name) {
+pub(super) async fn look(report: &mut Report, global: &Global) {
+    let context = match crate::context::choose(global.context.as_deref()) {
         Ok(context) => context,
         Err(error) => return report.add("context", State::Failed, format!("{error:#}"), "log in"),
     };
@@ -21,10 +24,11 @@ pub(super) async fn look(report: &mut Report, name: Option<&str>) {
             return report.add("proxy", State::Failed, format!("{error:#}"), "correct the environment");
         }
     };
-    let Some(address) = context.server.strip_prefix("https://").map(|a| a.trim_end_matches('/')) else {
-        return report.add("context", State::Failed, "not https://host:port", "log in again");
+    let address = match crate::client::authority(&context.server) {
+        Ok(address) if address.contains(':') => address,
+        Ok(address) => format!("{address}:443"),
+        Err(error) => return report.add("context", State::Failed, error.to_string(), "log in again"),
     };
-    let address = if address.contains(':') { address.to_owned() } else { format!("{address}:443") };
     let tls = trust(&context).and_then(|trust| {
         let nobody = ReloadableIdentity::empty();
         Ok(client::config(&nobody, trust, Expect::Name, Protocol::Http)?)
@@ -39,7 +43,7 @@ pub(super) async fn look(report: &mut Report, name: Option<&str>) {
     if !way.check(report).await {
         return;
     }
-    if let Err(error) = ask(report, &context).await {
+    if let Err(error) = ask(report, &context, global.request_timeout).await {
         report.add("rest", State::Failed, format!("{error:#}"), "see the message");
     }
 }
@@ -52,8 +56,8 @@ fn trust(context: &Context) -> anyhow::Result<Trust> {
     })
 }
 
-async fn ask(report: &mut Report, context: &Context) -> anyhow::Result<()> {
-    let client = Client::new(context)?;
+async fn ask(report: &mut Report, context: &Context, within: Duration) -> anyhow::Result<()> {
+    let client = Client::new(context)?.within(within);
     match client.get::<WhoAmI>("/v1/whoami").await {
         Ok(who) => report.ok("role", format!("{} ({})", who.name, crate::output::word(&who.role))),
         Err(error) => {

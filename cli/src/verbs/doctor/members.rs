@@ -56,11 +56,21 @@ fn link(cluster: &ClusterView, add: &mut impl FnMut(&str, State, String, String)
 }
 
 fn certificate(cluster: &ClusterView, now: Timestamp, add: &mut impl FnMut(&str, State, String, String)) {
+    let name = &cluster.spec.name;
+    if let Some(at) = cluster.status.clone_suspected_at {
+        let message = format!("a second holder of its identity showed up at {at}: nobody recovers with it");
+        let cure = format!(
+            "find out who has a copy of its identity Secret, then: faultline clusters replace {name}"
+        );
+        add("cluster.identity", State::Failed, message, cure);
+    }
     let Some(not_after) = cluster.status.certificate_not_after else { return };
     let left = not_after.duration_since(now);
-    let name = &cluster.spec.name;
     if left.is_negative() {
-        let cure = format!("faultline clusters replace {name}, and give its agent the new token");
+        let cure = format!(
+            "its agent recovers by itself when it is back, within 30 days unless configured; else: faultline clusters \
+             replace {name}, and give its agent the new token"
+        );
         add("cluster.certificate", State::Failed, format!("expired at {not_after}"), cure);
     } else if left < RENEWED_BY {
         let cure = "it is renewed over the link at half its life: see cluster.link".to_owned();
@@ -70,13 +80,14 @@ fn certificate(cluster: &ClusterView, now: Timestamp, add: &mut impl FnMut(&str,
     }
 }
 
-/// Agents are one minor version behind at most: the centre is upgraded first.
+/// Agents are two minor versions behind at most: the centre is upgraded first.
 fn version(cluster: &ClusterView, add: &mut impl FnMut(&str, State, String, String)) {
     let ours = env!("CARGO_PKG_VERSION");
     let theirs = cluster.status.version.as_str();
     let behind = minor(ours).zip(minor(theirs)).map(|(ours, theirs)| ours - theirs);
     let (state, cure) = match behind {
         Some(0 | 1) => (State::Ok, ""),
+        Some(2) => (State::Warning, "upgrade it: a control plane takes none that is older"),
         Some(-1) => (State::Warning, "upgrade the control plane and this program first, members after"),
         _ => (State::Failed, "upgrade it: helm upgrade of the member chart, one minor version at a time"),
     };
@@ -193,6 +204,13 @@ mod tests {
             ("capability.sch_netem", State::Warning),
         ];
         assert_eq!(found, wanted.map(|(id, state)| (id.to_owned(), state)));
+    }
+
+    #[test]
+    fn a_second_holder_of_an_identity_is_told() {
+        let mut view = cluster(ClusterState::Connected, env!("CARGO_PKG_VERSION"));
+        view.status.clone_suspected_at = Some(Timestamp::UNIX_EPOCH);
+        assert!(found(&view, 0).contains(&("cluster.identity".to_owned(), State::Failed)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use proto::injection::{InjectionPhase, InjectionStatus};
 use proto::rest::{RunCluster, RunView};
 use proto::status::RunPhase;
 
-use crate::output::word;
+use crate::output::{self, word};
 
 /// What was shown already.
 #[derive(Debug, Default)]
@@ -150,7 +150,7 @@ pub(crate) fn short(id: &str) -> &str {
 }
 
 fn line(text: &str) -> String {
-    text.trim_end().to_owned()
+    output::line(text.trim_end()).into_owned()
 }
 
 /// Time of day, UTC, with milliseconds.
