@@ -306,6 +306,7 @@ pub enum PodDeletion {
 #[serde(rename_all = "camelCase", default)]
 pub struct LatchedHalts {
     /// In force here.
+    #[serde(deserialize_with = "proto::halt::read_all")]
     pub halts: Vec<Halt>,
     /// Lifted, the latest 256.
     pub resumed: Vec<HaltId>,

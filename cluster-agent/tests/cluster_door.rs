@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod cluster_door {
     pub(crate) mod contract;
+    mod frozen;
     mod host;
     mod memory;
 }

@@ -6,6 +6,9 @@ pub mod clock;
 pub mod codec;
 mod presence;
 mod publish;
+mod rewritten;
+
+pub use rewritten::rewritten;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use proto::ids::RunId;
 use proto::status::RunPhase;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
@@ -27,6 +31,7 @@ use crate::cache::Cache;
 use crate::engine::object::{Object, ObjectKey, Revision};
 use crate::engine::state::State;
 use crate::engine::{self, Commit, Effect, Event};
+use crate::format;
 use crate::health::Health;
 use crate::store::{self, Change, Compare, FollowConfig, LeaseId, Outcome, Store, follow};
 
@@ -34,6 +39,8 @@ use crate::store::{self, Change, Compare, FollowConfig, LeaseId, Outcome, Store,
 const FEED: usize = 1024;
 /// The clock is looked at this often at least.
 const TICK: Duration = Duration::from_millis(500);
+/// And no more often than this.
+const TICK_APART: Duration = Duration::from_millis(5);
 /// How often the store is asked whether it is there.
 const PROBE: Duration = Duration::from_secs(2);
 
@@ -43,6 +50,9 @@ pub enum Error {
     /// The store cannot be followed any more: nothing known may be trusted.
     #[error("follow the store")]
     Store(#[from] store::Error),
+    /// Replicas of a newer version have raised the store's format: nothing may be written any more.
+    #[error(transparent)]
+    Format(#[from] format::TooNew),
     /// A part of it ended by itself.
     #[error("a task of the driver ended: {0}")]
     Task(String),
@@ -162,8 +172,9 @@ impl Running<'_> {
         tasks: &mut JoinSet<()>,
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
+        let mut ticked = Instant::now();
         loop {
-            let pause = self.pause();
+            let due = self.due(ticked);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
@@ -171,24 +182,26 @@ impl Running<'_> {
                     let (run, revision) = done.map_err(|error| Error::Task(error.to_string()))?;
                     self.step(Event::Committed(run, revision));
                 }
+                // Before the feed: however much changes, time passes too.
+                () = sleep_until(due) => {
+                    ticked = Instant::now();
+                    self.step(Event::Tick);
+                }
                 next = feed.recv() => match next {
                     Some(next) => self.take(next)?,
                     None => return Err(Error::Task("every follower is gone".to_owned())),
                 },
                 Some(ended) = tasks.join_next(), if shutdown.is_cancelled() => drop(ended),
-                () = tokio::time::sleep(pause) => {
-                    self.step(Event::Tick);
-                }
             }
         }
     }
 
-    /// Until the clock alone changes something.
-    fn pause(&self) -> Duration {
+    /// When the clock alone changes something, and not too soon after the last time.
+    fn due(&self, ticked: Instant) -> Instant {
         let now = self.driver.clock.now();
         let wake = self.driver.cache.read(State::next_wake);
         let left = wake.map_or(TICK, |at| at.duration_since(now).try_into().unwrap_or_default());
-        left.clamp(Duration::from_millis(5), TICK)
+        (Instant::now() + left.min(TICK)).clamp(ticked + TICK_APART, ticked + TICK)
     }
 
     fn take(&mut self, feed: Feed) -> Result<(), Error> {
@@ -206,16 +219,23 @@ impl Running<'_> {
                     return Ok(());
                 };
                 match codec::decode(&key, &entry.value) {
+                    Ok(Object::Format(stored)) => {
+                        format::readable(stored)?;
+                        self.stored(Object::Format(stored), entry.mod_revision);
+                    }
                     Ok(object) => self.stored(object, entry.mod_revision),
                     Err(error) => {
-                        tracing::error!(key = entry.key, %error, "skip a value that cannot be read");
+                        tracing::error!(key = entry.key, %error, "a value cannot be read");
+                        match codec::unreadable(&key) {
+                            Some(object) => self.stored(object, entry.mod_revision),
+                            None => self.unreadable(&key, entry.mod_revision),
+                        }
                     }
                 }
             }
             Feed::Change(_, Ok(Change::Delete { key, revision })) => {
                 if let Some(key) = codec::parse(&key) {
-                    self.step(Event::Deleted(key.clone(), revision));
-                    publish::deleted(self.driver, &key);
+                    self.deleted(&key, revision);
                 }
             }
             Feed::Change(index, Ok(Change::Synced { .. })) => {
@@ -234,6 +254,16 @@ impl Running<'_> {
         let note = publish::Note::of(&object);
         self.step(Event::Stored(Box::new(object), revision));
         publish::stored(self.driver, &note, revision);
+    }
+
+    fn deleted(&mut self, key: &ObjectKey, revision: Revision) {
+        self.step(Event::Deleted(key.clone(), revision));
+        publish::deleted(self.driver, key);
+    }
+
+    fn unreadable(&mut self, key: &ObjectKey, revision: Revision) {
+        self.step(Event::Unreadable(key.clone(), revision));
+        publish::deleted(self.driver, key);
     }
 
     /// One step of the engine; its commits go their way without anybody waiting.
@@ -327,3 +357,6 @@ fn deny_list(state: &State) -> Revocations {
 fn is_of_deny_list(key: &ObjectKey) -> bool {
     matches!(key, ObjectKey::ClusterSpec(_) | ObjectKey::Revoked(..))
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

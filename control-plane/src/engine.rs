@@ -8,7 +8,7 @@ mod active;
 mod dispatch;
 mod finished;
 pub mod object;
-mod planning;
+pub mod planning;
 pub mod prune;
 mod selection;
 pub mod state;
@@ -37,6 +37,8 @@ pub enum Event {
     Stored(Box<Object>, Revision),
     /// The store holds it no more.
     Deleted(ObjectKey, Revision),
+    /// The store holds something there that this version cannot read: as good as nothing, but the key is not free.
+    Unreadable(ObjectKey, Revision),
     /// Every prefix was listed.
     Complete,
     /// This replica decides from now on, or no longer.
@@ -121,7 +123,11 @@ pub fn step(state: &mut State, event: Event, now: Timestamp) -> Vec<Effect> {
         let decision = decide(state, &id, now);
         if let Some(run) = state.runs.get_mut(&id) {
             run.wake_at = decision.wake_at;
-            run.in_flight |= decision.commit.is_some();
+            run.is_overtaken = run.in_flight;
+            if let Some(commit) = &decision.commit {
+                run.in_flight = true;
+                run.writes = commit.put.iter().map(Object::key).collect();
+            }
         }
         effects.extend(decision.commit.map(Effect::Commit));
     }
@@ -141,6 +147,12 @@ fn apply(state: &mut State, event: Event, now: Timestamp) -> BTreeSet<RunId> {
             state.delete(&key, revision);
             touched
         }
+        Event::Unreadable(key, revision) => {
+            let touched = touched_by(state, &key);
+            state.delete(&key, revision);
+            state.unreadable.insert(key);
+            touched
+        }
         Event::Complete => {
             state.complete = true;
             all(state)
@@ -155,11 +167,17 @@ fn apply(state: &mut State, event: Event, now: Timestamp) -> BTreeSet<RunId> {
         Event::Committed(id, revision) => {
             if let Some(run) = state.runs.get_mut(&id) {
                 run.in_flight = false;
+                let is_overtaken = std::mem::take(&mut run.is_overtaken);
+                let writes = std::mem::take(&mut run.writes);
+                let again = later(now, RETRY_MS);
                 let Some(revision) = revision else {
-                    run.wake_at = later(now, RETRY_MS);
-                    return BTreeSet::new();
+                    run.wake_at = again;
+                    // What made it lose is here already: nothing more would bring the run up.
+                    return if is_overtaken { BTreeSet::from([id]) } else { BTreeSet::new() };
                 };
                 run.decided_at = run.decided_at.max(revision);
+                run.wrote = writes;
+                run.read_back_by = again;
             }
             BTreeSet::from([id])
         }
@@ -193,7 +211,9 @@ fn touched_by(state: &State, key: &ObjectKey) -> BTreeSet<RunId> {
         | ObjectKey::Resumed(_)
         | ObjectKey::Revoked(..)
         | ObjectKey::Replica(_)
-        | ObjectKey::Operator(_) => BTreeSet::new(),
+        | ObjectKey::Endpoints
+        | ObjectKey::Operator(_)
+        | ObjectKey::Format => BTreeSet::new(),
         _ => unfinished(state).map(|(id, _)| id.clone()).collect(),
     }
 }
@@ -220,6 +240,12 @@ fn decide(state: &State, id: &RunId, now: Timestamp) -> Decision {
     if entry.in_flight || summary.revision < entry.decided_at {
         // The end of the commit, or its reading back, brings it up again.
         return Decision::default();
+    }
+    // A clock that was set back does not make the wait longer.
+    let still = |by: Timestamp| now < by && later(now, RETRY_MS).is_none_or(|most| by <= most);
+    if entry.unread().next().is_some() && entry.read_back_by.is_some_and(still) {
+        // On half of it the same would be decided once more, in vain.
+        return Decision::wait(entry.read_back_by);
     }
     let view = View { state, id, entry, record: &record.value, summary: &summary.value };
     match summary.value.phase {

@@ -13,6 +13,7 @@ use crate::centre::Error;
 use crate::driver::clock::Clock;
 use crate::driver::codec;
 use crate::engine::object::{Object, ObjectKey};
+use crate::format;
 use crate::store::keys::Key;
 use crate::store::{Entry, PageRequest, Store, Txn};
 
@@ -37,8 +38,9 @@ pub struct Restored {
 /// Marks the store as restored. Done again it makes one more epoch and one more halt.
 ///
 /// # Errors
-/// [`Error::Store`]; nothing is changed then, or everything.
+/// [`Error::Format`]; [`Error::Store`]: nothing is changed then, or everything.
 pub async fn mark(store: &dyn Store, clock: &Clock) -> Result<Restored, Error> {
+    format::check(store).await?;
     let epoch = clock.new_session();
     let text = format!(
         "restored-{}",
@@ -87,11 +89,15 @@ async fn members(store: &dyn Store) -> Result<(Vec<String>, Vec<String>), Error>
     let (mut names, mut revoked) = (Vec::new(), Vec::new());
     for entry in all(store, "clusters/").await? {
         let Some(key @ ObjectKey::ClusterSpec(_)) = codec::parse(&entry.key) else { continue };
-        if let Object::ClusterSpec(spec) = codec::decode(&key, &entry.value)? {
-            if spec.revoked {
-                revoked.push(spec.name.clone());
+        match codec::decode(&key, &entry.value) {
+            Ok(Object::ClusterSpec(spec)) => {
+                if spec.revoked {
+                    revoked.push(spec.name.clone());
+                }
+                names.push(spec.name);
             }
-            names.push(spec.name);
+            // One more thing to look at.
+            _ => names.push(entry.key),
         }
     }
     names.sort();

@@ -24,6 +24,7 @@ pub mod lease;
 mod local;
 pub mod memory;
 mod mvcc;
+pub mod preserving;
 pub mod redb;
 pub mod txn;
 

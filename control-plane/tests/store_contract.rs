@@ -37,6 +37,12 @@ macro_rules! contract {
                 crate::fixture::bounded(crate::$family::$promise(crate::fixture::Fixture::memory())).await;
             })*
         }
+        mod preserving {
+            $(#[tokio::test]
+            async fn $promise() {
+                crate::fixture::bounded(crate::$family::$promise(crate::fixture::Fixture::preserving())).await;
+            })*
+        }
         mod redb {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $promise() {

@@ -4,7 +4,9 @@
 use jiff::Timestamp;
 use kube::CustomResource;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::ids::{ClusterId, HaltId};
 use crate::selector::ClusterSelector;
@@ -102,6 +104,29 @@ pub struct HaltObjectStatus {
     /// Latched, then Clean.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,
+}
+
+/// A halt as it was sent or kept. One of a scope that this version does not know is one of the fleet: it stops
+/// everything that its reader can stop.
+///
+/// # Errors
+/// What is wrong with anything but the scope.
+pub fn read(value: Value) -> Result<Halt, serde_json::Error> {
+    Halt::deserialize(&value).or_else(|error| {
+        let mut value = value;
+        let Some(scope) = value.get_mut("scope") else { return Err(error) };
+        *scope = serde_json::json!({ "type": "Fleet" });
+        Halt::deserialize(value)
+    })
+}
+
+/// For fields: several halts by [`read`].
+///
+/// # Errors
+/// As [`read`].
+pub fn read_all<'de, D: Deserializer<'de>>(halts: D) -> Result<Vec<Halt>, D::Error> {
+    let halts = Vec::<Value>::deserialize(halts)?;
+    halts.into_iter().map(|halt| read(halt).map_err(D::Error::custom)).collect()
 }
 
 impl Halt {

@@ -15,8 +15,17 @@ pub use up::{Authored, AuthoredKind, AuthoredRef, HaltState, Held, Hello, Up};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The link protocol this build speaks.
+/// The link protocol this build speaks best.
 pub const PROTOCOL: u32 = 1;
+/// The oldest that it still speaks: that of two minor versions ago at least.
+pub const PROTOCOL_MIN: u32 = 1;
+
+/// The highest protocol that both sides speak, the other one from `min` to `max`. What the other side could not take
+/// in an older one is not sent under it.
+pub fn common_protocol(min: u32, max: u32) -> Option<u32> {
+    let highest = max.min(PROTOCOL);
+    (highest >= min.max(PROTOCOL_MIN)).then_some(highest)
+}
 
 /// A message's documents are at most this large, in bytes.
 pub const MAX_DOCUMENT_BYTES: usize = 256 * 1024;

@@ -241,15 +241,23 @@ impl Sight for Host {
 #[async_trait]
 impl Records for Host {
     async fn put(&self, record: &RunRecordHeld) -> Result<(), Error> {
-        let bytes = files::json(record)?;
-        self.0.state.folder("records").write(&format!("{}.json", record.run()), &bytes).await
+        let (folder, name) = (self.0.state.folder("records"), format!("{}.json", record.run()));
+        if let Some(there) = folder.read(&name).await? {
+            files::parse::<RunRecordHeld>(&name, &there)?;
+        }
+        folder.write(&name, &files::json(record)?).await
     }
     async fn list(&self) -> Result<Vec<RunRecordHeld>, Error> {
         let folder = self.0.state.folder("records");
         let mut records: Vec<RunRecordHeld> = Vec::new();
         for name in &folder.names().await? {
-            if let Some(bytes) = folder.read(name).await? {
-                records.push(files::parse(name, &bytes)?);
+            let Some(bytes) = folder.read(name).await? else { continue };
+            match files::parse(name, &bytes) {
+                Ok(record) => records.push(record),
+                // It is not forgotten: `put` does not write over it, so that run never starts here.
+                Err(error) => {
+                    tracing::error!(record = name, %error, "left out: delete it when its faults are gone");
+                }
             }
         }
         records.sort_by(|a, b| a.run().cmp(b.run()));

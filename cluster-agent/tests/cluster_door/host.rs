@@ -140,3 +140,26 @@ async fn a_run_put_back_is_the_same_and_another_content_is_another() {
     let told = std::fs::read_to_string(stage.folder.path().join("authored/bad.yaml.status.json")).unwrap();
     assert!(told.contains("\"False\""), "{told}");
 }
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_hides_no_other_and_keeps_its_run_from_starting() {
+    let stage = OnHost::fresh().await;
+    let kept: serde_json::Value = serde_json::from_str(include_str!("frozen/0.1.0.json")).unwrap();
+    let record = |run: &str| {
+        let mut record = kept["RunRecordHeld"].clone();
+        record["desired"]["run"] = run.into();
+        record
+    };
+    let mut later = record("r-later");
+    later["state"] = "Suspended".into();
+    stage.write("state/records/r-later.json", &later.to_string());
+    stage.write("state/records/r-1.json", &record("r-1").to_string());
+    let records = stage.doors().records;
+    let runs: Vec<String> =
+        records.list().await.unwrap().iter().map(|record| record.run().to_string()).collect();
+    assert_eq!(runs, ["r-1"]);
+    let start = |run: &str| serde_json::from_value(record(run)).unwrap();
+    let put = records.put(&start("r-later")).await;
+    assert!(put.as_ref().is_err_and(|error| !error.retryable()), "{put:?}");
+    records.put(&start("r-1")).await.unwrap();
+}

@@ -1,6 +1,8 @@
 //! Between the engine's objects and the store's keys and bytes. JSON, readable with etcdctl.
 
 use bytes::Bytes;
+use jiff::Timestamp;
+use proto::halt::{self, Halt, HaltScope};
 use proto::ids::{ClusterId, RunId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +18,10 @@ const HALTS_REVISION: &str = "halts-revision";
 pub const RESUMED: &str = "halts-resumed/";
 /// Under which operators are kept.
 pub const OPERATORS: &str = "operators/";
+/// Under which taken-away tokens of the bootstrap file are kept.
+pub const SPENT: &str = "operators-spent/";
+/// Under which answers to requests with an idempotency key are kept.
+pub const ONCE: &str = "once/";
 /// The key whose revision stands for all operators.
 pub const OPERATORS_REVISION: &str = "operators-revision";
 /// The uid under which the first run of a name is kept; no uid from outside looks like this.
@@ -51,7 +57,9 @@ pub const FOLLOWED: &[&str] = &[
     "session/",
     "revoked/",
     "replicas/",
+    "endpoints",
     OPERATORS,
+    "format",
 ];
 
 /// The key of an object.
@@ -84,7 +92,9 @@ pub fn path(key: &ObjectKey) -> Result<String, Error> {
         ObjectKey::HaltsRevision => HALTS_REVISION.to_owned(),
         ObjectKey::Revoked(cluster, serial) => Key::Revoked { cluster, serial }.path()?,
         ObjectKey::Replica(id) => Key::Replica { id }.path()?,
+        ObjectKey::Endpoints => Key::Endpoints.path()?,
         ObjectKey::Operator(hash) => operator_path(hash),
+        ObjectKey::Format => Key::Format.path()?,
     };
     Ok(path)
 }
@@ -112,12 +122,12 @@ pub fn operator_path(hash: &str) -> String {
 
 /// `operators-spent/<hash>`: a token of the bootstrap file that was revoked.
 pub fn spent_path(hash: &str) -> String {
-    format!("operators-spent/{hash}")
+    format!("{SPENT}{hash}")
 }
 
 /// `once/<hash>`: what was answered to a request with an idempotency key.
 pub fn once_path(hash: &str) -> String {
-    format!("once/{hash}")
+    format!("{ONCE}{hash}")
 }
 
 /// `tombstones/<origin>/<namespace>/<name>/<uid>`; without uid that of the name's first run.
@@ -158,6 +168,8 @@ pub fn parse(path: &str) -> Option<ObjectKey> {
         Key::Halt { id } => ObjectKey::Halt(id.parse().ok()?),
         Key::Revoked { cluster, serial } => ObjectKey::Revoked(cluster.to_owned(), serial.to_owned()),
         Key::Replica { id } => ObjectKey::Replica(id.to_owned()),
+        Key::Endpoints => ObjectKey::Endpoints,
+        Key::Format => ObjectKey::Format,
         _ => return None,
     })
 }
@@ -188,7 +200,9 @@ pub fn encode(object: &Object) -> Result<Bytes, Error> {
         Object::Grant(_, value) => json(key, value),
         Object::Halt(value) => json(key, value),
         Object::Replica(_, value) => json(key, value),
+        Object::Endpoints(value) => json(key, value),
         Object::Operator(_, text) => Ok(Bytes::from(text.clone())),
+        Object::Format(format) => json(key, format),
         Object::Resumed(_) | Object::HaltsRevision | Object::Revoked(..) => Ok(Bytes::from_static(b"{}")),
     }
 }
@@ -215,16 +229,31 @@ pub fn decode(key: &ObjectKey, bytes: &[u8]) -> Result<Object, Error> {
         ObjectKey::Desired(cluster, _) => Object::Desired(cluster.clone(), read(key, bytes)?),
         ObjectKey::Observed(cluster, _) => Object::Observed(cluster.clone(), read(key, bytes)?),
         ObjectKey::Grant(name) => Object::Grant(name.clone(), read(key, bytes)?),
-        ObjectKey::Halt(_) => Object::Halt(read(key, bytes)?),
+        ObjectKey::Halt(_) => {
+            let invalid = |source| Error::Value { key: format!("{key:?}"), source };
+            Object::Halt(halt::read(read(key, bytes)?).map_err(invalid)?)
+        }
         ObjectKey::Resumed(id) => Object::Resumed(id.clone()),
         ObjectKey::HaltsRevision => Object::HaltsRevision,
         ObjectKey::Revoked(cluster, serial) => Object::Revoked(cluster.clone(), serial.clone()),
         ObjectKey::Replica(id) => Object::Replica(id.clone(), read(key, bytes)?),
+        ObjectKey::Endpoints => Object::Endpoints(read(key, bytes)?),
         ObjectKey::Operator(hash) => {
             Object::Operator(hash.clone(), String::from_utf8_lossy(bytes).into_owned())
         }
+        // What is no number is of a format that nobody here knows.
+        ObjectKey::Format => Object::Format(read(key, bytes).unwrap_or(u32::MAX)),
     };
     Ok(object)
+}
+
+/// What stands for a value that cannot be read, written by a version that should have waited for this one or damaged.
+/// Mostly nothing: what is not there allows nothing. But a halt stops, so one that cannot be read stops everything.
+pub fn unreadable(key: &ObjectKey) -> Option<Object> {
+    let ObjectKey::Halt(id) = key else { return None };
+    let reason = "this halt cannot be read by this version: it is taken for one of the fleet".to_owned();
+    let (scope, by) = (HaltScope::Fleet, "unreadable".to_owned());
+    Some(Object::Halt(Halt { id: id.clone(), scope, reason, by, at: Timestamp::UNIX_EPOCH, origin: None }))
 }
 
 /// A decision as a transaction.
@@ -269,7 +298,9 @@ mod tests {
             ObjectKey::HaltsRevision,
             ObjectKey::Revoked("c-1".to_owned(), "all".to_owned()),
             ObjectKey::Replica("cp-0".to_owned()),
+            ObjectKey::Endpoints,
             ObjectKey::Operator("ab".to_owned()),
+            ObjectKey::Format,
         ]
     }
 

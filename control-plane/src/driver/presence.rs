@@ -11,6 +11,7 @@ use super::{DriverConfig, Feed, codec};
 use crate::cache::Cache;
 use crate::centre::Error;
 use crate::engine::object::{Object, ReplicaRecord};
+use crate::format::FORMAT;
 use crate::store::election::campaign;
 use crate::store::lease::KeptLease;
 use crate::store::{Compare, LeaseId, Store, Txn};
@@ -81,7 +82,7 @@ async fn announced(store: &dyn Store, cache: &Cache, config: &DriverConfig, leas
 }
 
 async fn announce(store: &dyn Store, config: &DriverConfig, lease: LeaseId) -> Result<(), Error> {
-    let record = ReplicaRecord { peer_address: config.peer_address.clone() };
+    let record = ReplicaRecord { peer_address: config.peer_address.clone(), format: FORMAT };
     let object = Object::Replica(config.replica.clone(), record);
     let txn = Txn::new().put_leased(codec::path(&object.key())?, codec::encode(&object)?, lease);
     // Nothing is compared, so nothing conflicts.

@@ -44,6 +44,7 @@ pub(super) fn stored(driver: &Driver, note: &Note, revision: Revision) {
             }
         }
         ObjectKey::Halt(_) | ObjectKey::Resumed(_) => halts(driver),
+        ObjectKey::Endpoints => endpoints(driver),
         ObjectKey::Session(cluster) => {
             let lane = cache.lane(cluster).filter(|lane| lane.revision() < revision);
             if let Some(lane) = lane.filter(|lane| Some(lane.session()) != note.session.as_deref()) {
@@ -90,6 +91,13 @@ fn halts(driver: &Driver) {
     for (_, lane) in driver.cache.all_lanes() {
         lane.halts();
     }
+}
+
+fn endpoints(driver: &Driver) {
+    for (_, lane) in driver.cache.all_lanes() {
+        lane.endpoints();
+    }
+    driver.cache.announce_endpoints();
 }
 
 /// A revoked member's session ends; an accepted one comes back and says everything again.

@@ -1,5 +1,6 @@
 //! A finished run: what a cluster still says is summed up, agents may forget, and after its time
-//! to live the run leaves the store (its tombstone stays).
+//! to live the run leaves the store (its tombstone stays), unless it is Dirty: that is listed until a person deletes
+//! the run or its cluster reads back clean.
 
 use jiff::Timestamp;
 use proto::assignment::{ClusterPhase, Desired, Intent, Residue};
@@ -32,9 +33,10 @@ pub(super) fn decide(view: View<'_>, now: Timestamp) -> Decision {
         return Decision::commit(commit);
     }
     let ttl = view.record.spec.ttl_after_finished.as_ref().and_then(|span| span.ms().ok()).unwrap_or(TTL_MS);
-    let expires_at = view.summary.finished_at.map(|at| after(at, ttl));
+    let listed = view.summary.residue == Residue::Dirty;
+    let expires_at = view.summary.finished_at.filter(|_| !listed).map(|at| after(at, ttl));
     if expires_at.is_some_and(|at| at <= now) && prune::removable(view.entry) {
-        return Decision::commit(prune::remove(view.id, view.entry));
+        return Decision::commit(prune::remove(view.state, view.id, view.entry));
     }
     // What was heard after it was given up may be given up again.
     let next_bound = summary::next_bound(view.state, view.entry, now);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use proto::assignment::{Desired, Observed};
 use proto::cluster::{ClusterSpec, ClusterStatus};
+use proto::endpoints::SignedEndpoints;
 use proto::grant::GrantSpec;
 use proto::halt::Halt;
 use proto::ids::{ClusterId, HaltId, RunId};
@@ -89,6 +90,19 @@ pub struct ReplicaRecord {
     /// `host:port` at which other replicas reach it; empty: they do not.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub peer_address: String,
+    /// The format of the store that it reads and writes.
+    pub format: u32,
+}
+
+/// The value of `endpoints`: where agents find the centre.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredEndpoints {
+    /// As agents get it.
+    #[serde(flatten)]
+    pub signed: SignedEndpoints,
+    /// Who set it.
+    pub by: String,
 }
 
 /// The value of `observed/<cluster>/<run>`.
@@ -136,8 +150,12 @@ pub enum ObjectKey {
     Revoked(String, String),
     /// A live replica.
     Replica(String),
+    /// Where agents find the centre.
+    Endpoints,
     /// An operator, by the hash of the bearer token.
     Operator(String),
+    /// What the store's values are written in.
+    Format,
 }
 
 /// An object of the store.
@@ -160,8 +178,10 @@ pub enum Object {
     HaltsRevision,
     Revoked(String, String),
     Replica(String, ReplicaRecord),
+    Endpoints(Box<StoredEndpoints>),
     /// Its JSON: who may do what is not the engine's business.
     Operator(String, String),
+    Format(u32),
 }
 
 impl Object {
@@ -186,7 +206,9 @@ impl Object {
             Self::HaltsRevision => ObjectKey::HaltsRevision,
             Self::Revoked(cluster, serial) => ObjectKey::Revoked(cluster.clone(), serial.clone()),
             Self::Replica(id, _) => ObjectKey::Replica(id.clone()),
+            Self::Endpoints(_) => ObjectKey::Endpoints,
             Self::Operator(hash, _) => ObjectKey::Operator(hash.clone()),
+            Self::Format(_) => ObjectKey::Format,
         }
     }
 }
@@ -206,8 +228,16 @@ pub struct RunEntry {
     pub observed: BTreeMap<ClusterId, Versioned<ObservedRecord>>,
     /// A decision of ours is on its way to the store.
     pub in_flight: bool,
+    /// Something of it changed since that decision was made.
+    pub is_overtaken: bool,
     /// The revision of our last decision: nothing is decided before it was read back.
     pub decided_at: Revision,
+    /// What the decision on its way writes.
+    pub writes: Vec<ObjectKey>,
+    /// What our last decision wrote. Its keys are followed by several watches, and come back one by one.
+    pub wrote: Vec<ObjectKey>,
+    /// Until when all of it is waited for; from then on the summary is enough.
+    pub read_back_by: Option<Timestamp>,
     /// When something is due without any event.
     pub wake_at: Option<Timestamp>,
 }
@@ -220,5 +250,19 @@ impl RunEntry {
             && self.plans.is_empty()
             && self.desired.is_empty()
             && self.observed.is_empty()
+    }
+
+    /// What our last decision wrote and does not stand here as it wrote it, or newer: at which revision it does.
+    pub(super) fn unread(&self) -> impl Iterator<Item = (&ObjectKey, Revision)> {
+        let known = |key: &ObjectKey| match key {
+            ObjectKey::Run(_) => self.record.as_ref().map_or(0, |record| record.revision),
+            ObjectKey::Summary(_) => self.summary.as_ref().map_or(0, |summary| summary.revision),
+            ObjectKey::Desired(cluster, _) => self.desired.get(cluster).map_or(0, |desired| desired.revision),
+            _ => Revision::MAX,
+        };
+        self.wrote
+            .iter()
+            .map(move |key| (key, known(key)))
+            .filter(|(_, revision)| *revision < self.decided_at)
     }
 }

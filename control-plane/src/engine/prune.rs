@@ -18,12 +18,12 @@ pub fn removable(entry: &RunEntry) -> bool {
 }
 
 /// Deletes it; with many clusters in several rounds, the record last.
-pub fn remove(id: &RunId, entry: &RunEntry) -> Commit {
+pub fn remove(state: &State, id: &RunId, entry: &RunEntry) -> Commit {
     let mut commit = Commit { run: Some(id.clone()), ..Commit::default() };
     let revision = entry.summary.as_ref().map_or(0, |summary| summary.revision);
     commit.compare.push((ObjectKey::Summary(id.clone()), revision));
-    let mut clusters: Vec<_> =
-        entry.desired.keys().chain(entry.observed.keys()).chain(entry.plans.keys()).cloned().collect();
+    let told = entry.desired.keys().chain(state.unreadable_of(id));
+    let mut clusters: Vec<_> = told.chain(entry.observed.keys()).chain(entry.plans.keys()).cloned().collect();
     clusters.sort();
     clusters.dedup();
     for cluster in clusters.iter().take(CHUNK) {

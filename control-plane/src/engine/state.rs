@@ -11,8 +11,8 @@ use proto::ids::{ClusterId, HaltId, RunId};
 use proto::injection::NODE_HALT_PREFIX;
 
 use super::object::{
-    ExperimentKey, Object, ObjectKey, ReplicaRecord, Revision, RunEntry, SessionRecord, StoredExperiment,
-    StoredGrant, Versioned,
+    ExperimentKey, Object, ObjectKey, ReplicaRecord, Revision, RunEntry, SessionRecord, StoredEndpoints,
+    StoredExperiment, StoredGrant, Versioned,
 };
 
 /// Everything known of a member.
@@ -58,8 +58,14 @@ pub struct State {
     pub revoked: BTreeSet<(String, String)>,
     /// Live replicas, this one included.
     pub replicas: BTreeMap<String, ReplicaRecord>,
+    /// Where agents find the centre; absent until somebody said so.
+    pub endpoints: Option<StoredEndpoints>,
+    /// What every live replica can read: what is newer is not written yet. None: nothing was noted.
+    pub format: Option<Versioned<u32>>,
     /// Operators by the hash of their token, as JSON.
     pub operators: BTreeMap<String, String>,
+    /// Keys whose value cannot be read: nobody writes there as if nothing were.
+    pub unreadable: BTreeSet<ObjectKey>,
     /// Whether this replica decides.
     pub leading: bool,
     /// Whether every prefix was listed once: nothing is decided on half a world.
@@ -121,6 +127,14 @@ impl State {
         self.runs.iter().filter(move |(_, entry)| entry.desired.contains_key(cluster))
     }
 
+    /// Clusters of which what they were told about this run cannot be read.
+    pub fn unreadable_of<'a>(&'a self, id: &'a RunId) -> impl Iterator<Item = &'a ClusterId> {
+        self.unreadable.iter().filter_map(move |key| match key {
+            ObjectKey::Desired(cluster, run) if run == id => Some(cluster),
+            _ => None,
+        })
+    }
+
     /// When the next run is due without any event; never for who does not decide.
     pub fn next_wake(&self) -> Option<Timestamp> {
         if !self.leading || !self.complete {
@@ -132,6 +146,9 @@ impl State {
     /// Takes an object in.
     pub(super) fn put(&mut self, object: Object, revision: Revision) {
         self.applied = self.applied.max(revision);
+        if !self.unreadable.is_empty() {
+            self.unreadable.remove(&object.key());
+        }
         match object {
             Object::ClusterSpec(value) => {
                 let entry = self.clusters.entry(value.id.clone()).or_default();
@@ -164,7 +181,9 @@ impl State {
                 self.revoked.insert((cluster, serial));
             }
             Object::Replica(id, value) => drop(self.replicas.insert(id, value)),
+            Object::Endpoints(value) => self.endpoints = Some(*value),
             Object::Operator(hash, json) => drop(self.operators.insert(hash, json)),
+            Object::Format(value) => self.format = Some(Versioned { value, revision }),
             other => self.put_of_run(other, revision),
         }
     }
@@ -201,6 +220,7 @@ impl State {
     /// Forgets an object.
     pub(super) fn delete(&mut self, key: &ObjectKey, revision: Revision) {
         self.applied = self.applied.max(revision);
+        self.unreadable.remove(key);
         match key {
             ObjectKey::ClusterSpec(id) => self.of_cluster(id, |entry| entry.spec = None),
             ObjectKey::ClusterStatus(id) => self.of_cluster(id, |entry| entry.status = None),
@@ -221,7 +241,9 @@ impl State {
                 self.revoked.remove(&(cluster.clone(), serial.clone()));
             }
             ObjectKey::Replica(id) => drop(self.replicas.remove(id)),
+            ObjectKey::Endpoints => self.endpoints = None,
             ObjectKey::Operator(hash) => drop(self.operators.remove(hash)),
+            ObjectKey::Format => self.format = None,
         }
     }
 

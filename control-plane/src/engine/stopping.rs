@@ -44,6 +44,8 @@ pub(super) fn decide(view: View<'_>, now: Timestamp) -> Decision {
         let mut summary = planning::finish(view, outcome, reason_text(stop.reason), now);
         summary.message = format!("stopped by {} before anything started", stop.by);
         let mut commit = view.commit(summary);
+        // A Start may be among what is not read back: then this is void, and decided again when it is here.
+        commit.compare.extend(view.entry.unread().map(|(key, revision)| (key.clone(), revision)));
         commit.note = Some(("run.stopped", reason_text(stop.reason).to_owned()));
         return Decision::commit(commit);
     }

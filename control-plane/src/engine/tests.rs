@@ -2,6 +2,7 @@
 //! commit only if its comparisons hold, and feeds the result back as events.
 
 mod properties;
+mod read_back;
 mod table;
 
 use std::collections::BTreeMap;

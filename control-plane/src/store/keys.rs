@@ -125,6 +125,10 @@ pub enum Key<'a> {
     Ca { epoch: u64 },
     /// `epoch`
     Epoch,
+    /// `endpoints`
+    Endpoints,
+    /// `format`
+    Format,
     /// `audit/<replica>/<seq>`
     Audit { replica: &'a str, seq: u64 },
     /// `audit-checkpoints/<replica>/<seq>`
@@ -167,6 +171,8 @@ impl<'a> Key<'a> {
             Self::Revoked { cluster, serial } => Path::new("revoked").name(cluster)?.name(serial)?,
             Self::Ca { epoch } => Path::new("ca").number(epoch),
             Self::Epoch => Path::new("epoch"),
+            Self::Endpoints => Path::new("endpoints"),
+            Self::Format => Path::new("format"),
             Self::Audit { replica, seq } => Path::new("audit").name(replica)?.number(seq),
             Self::AuditCheckpoint { replica, seq } => {
                 Path::new("audit-checkpoints").name(replica)?.number(seq)
@@ -210,6 +216,8 @@ impl<'a> Key<'a> {
             ["revoked", cluster, serial] => Self::Revoked { cluster, serial },
             ["ca", epoch] => Self::Ca { epoch: number(epoch).ok_or_else(unknown)? },
             ["epoch"] => Self::Epoch,
+            ["endpoints"] => Self::Endpoints,
+            ["format"] => Self::Format,
             ["audit", replica, seq] => Self::Audit { replica, seq: number(seq).ok_or_else(unknown)? },
             ["audit-checkpoints", replica, seq] => {
                 Self::AuditCheckpoint { replica, seq: number(seq).ok_or_else(unknown)? }

@@ -106,8 +106,13 @@ pub fn copy(from: &Path, to: &Path) -> Result<Copied, Error> {
 
 fn copy_to(from: &Path, to: &Path) -> Result<Copied, Error> {
     let failed = |error: std::io::Error| disk("copy", error);
-    // Opening would make a file where there is none.
-    std::fs::metadata(from).map_err(failed)?;
+    // Opening would make a store where there is none.
+    if std::fs::metadata(from).map_err(failed)?.len() == 0 {
+        return Err(failed(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            "the file is empty: no store",
+        )));
+    }
     // Held open: nobody writes while it is copied.
     let (source, _) = File::open(from.to_owned())?;
     std::fs::copy(from, to).map_err(failed)?;

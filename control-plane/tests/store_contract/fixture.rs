@@ -5,8 +5,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use control_plane::driver::rewritten;
 use control_plane::store::etcd::{EtcdConfig, EtcdStore};
 use control_plane::store::memory::MemoryStore;
+use control_plane::store::preserving::Preserving;
 use control_plane::store::redb::RedbStore;
 use control_plane::store::{Error, Event, Limits, Revision, Store, Txn, WatchItem, WatchStream};
 
@@ -31,6 +33,13 @@ impl Fixture {
     pub(crate) fn memory() -> Self {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         Self { other: store.clone(), store, _keep: Box::new(()) }
+    }
+
+    /// As replicas have it, each with its own memory of what it does not know.
+    pub(crate) fn preserving() -> Self {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let around = || Arc::new(Preserving::new(store.clone(), rewritten)) as Arc<dyn Store>;
+        Self { store: around(), other: around(), _keep: Box::new(()) }
     }
 
     pub(crate) async fn redb() -> Self {

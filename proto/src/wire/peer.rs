@@ -1,6 +1,7 @@
 //! What replicas of the control plane tell each other: stops and halts that may not be in the
 //! store yet.
 
+use super::up::halt;
 use super::{WireError, bad, bytes, document, parse};
 use crate::api::peer as pb;
 use crate::halt::Halt;
@@ -36,6 +37,15 @@ impl From<Latched> for pb::TakeRequest {
     }
 }
 
+/// A stop for a reason that this version does not know is a stop.
+fn stop_request(bytes: &[u8]) -> Result<StopRequest, WireError> {
+    document("stop", bytes).or_else(|error: WireError| {
+        let mut stop: serde_json::Value = document("stop", bytes)?;
+        *stop.get_mut("reason").ok_or(error)? = serde_json::json!("Requested");
+        serde_json::from_value(stop).map_err(|e| bad("stop", e))
+    })
+}
+
 impl TryFrom<pb::TakeRequest> for Latched {
     type Error = WireError;
 
@@ -44,10 +54,10 @@ impl TryFrom<pb::TakeRequest> for Latched {
         if count > MAX_LATCHED {
             return Err(bad("stops and halts", format!("{count} in one message, at most {MAX_LATCHED}")));
         }
-        let stop = |stop: pb::Stop| Ok((parse("run", &stop.run)?, document("stop", &stop.stop)?));
+        let stop = |stop: pb::Stop| Ok((parse("run", &stop.run)?, stop_request(&stop.stop)?));
         Ok(Self {
             stops: request.stops.into_iter().map(stop).collect::<Result<_, WireError>>()?,
-            halts: request.halts.iter().map(|halt| document("halt", halt)).collect::<Result<_, _>>()?,
+            halts: request.halts.iter().map(|bytes| halt("halt", bytes)).collect::<Result<_, _>>()?,
         })
     }
 }

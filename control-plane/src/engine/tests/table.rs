@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::object::{Object, ObjectKey};
 use super::super::{Effect, Event, step};
-use super::{World, at, cluster, run_id};
+use super::{World, at, cluster, run_id, spec};
 
 fn dispatched() -> World {
     let mut world = World::new();
@@ -63,6 +63,19 @@ fn what_is_unknown_is_not_forgotten_until_it_is_clean() {
     world.observe("west", ClusterPhase::Finished, Some(Outcome::Failed));
     assert_eq!(world.summary().residue, Residue::Clean);
     assert_eq!(world.intent("west"), Some(Intent::Forget));
+}
+
+/// It is listed until its cluster reads back clean, or a person deletes the run.
+#[test]
+fn time_alone_does_not_clear_what_is_dirty() {
+    const TTL_S: i64 = 168 * 3600;
+    let listed = |world: &World| world.state.runs.get(&run_id()).is_some_and(|run| run.record.is_some());
+    let mut world = dispatched();
+    world.observe_left("west", ClusterPhase::Finished, Some(Outcome::Failed), Residue::Dirty);
+    world.pass(TTL_S + 1);
+    assert!(listed(&world) && world.summary().residue == Residue::Dirty);
+    world.observe("west", ClusterPhase::Finished, Some(Outcome::Failed));
+    assert!(!listed(&world), "the time to live of a clean run is over");
 }
 
 #[test]
@@ -127,6 +140,14 @@ fn what_stands_in_the_way_denies() {
     let mut world = World::new();
     world.grant();
     world.run(&["north"]);
+    denied(&world, "NoClusters");
+    // Labels that no member has.
+    let mut world = World::new();
+    world.member("west");
+    world.grant();
+    let mut nowhere = spec(&[]);
+    nowhere["clusters"] = json!({ "labelSelector": { "matchLabels": { "network": "none" } } });
+    world.run_of(&nowhere, |_| {});
     denied(&world, "NoClusters");
     // notAfter has passed.
     let mut world = World::new();
@@ -490,4 +511,23 @@ fn the_spec_of_these_tests_is_valid() {
     let spec = super::spec(&["west"]);
     proto::validate::experiment(&spec).unwrap();
     serde_json::from_str::<proto::experiment::ExperimentSpec>(&spec.to_string()).unwrap();
+}
+
+#[test]
+fn a_question_that_cannot_be_read_ends_the_run_and_leaves_with_it() {
+    let mut world = World::new();
+    world.member("west");
+    world.grant();
+    let key = ObjectKey::Desired(cluster("west"), run_id());
+    world.revision += 1;
+    // Something stands there, whatever it is.
+    world.objects.insert(key.clone(), (Object::HaltsRevision, world.revision));
+    world.feed(Event::Unreadable(key.clone(), world.revision));
+    world.run(&["west"]);
+    denied(&world, proto::plan::refusal::CLUSTER_UNAVAILABLE);
+    assert!(world.summary().message.contains("cannot be read"), "{:?}", world.summary());
+    assert_eq!(world.conflicts, 0);
+    world.pass(8 * 24 * 3600);
+    assert!(!world.state.runs.contains_key(&run_id()) && !world.objects.contains_key(&key));
+    assert!(world.state.unreadable.is_empty());
 }

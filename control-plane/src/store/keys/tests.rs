@@ -48,10 +48,12 @@ fn every_key(names: &[String; 4], number: u64) -> Vec<(Key<'_>, usize)> {
         (Key::Revoked { cluster: a, serial: b }, 2),
         (Key::Ca { epoch: number }, 0),
         (Key::Epoch, 0),
+        (Key::Format, 0),
         (Key::Audit { replica: a, seq: number }, 1),
         (Key::AuditCheckpoint { replica: a, seq: number }, 1),
         (Key::AuditCursor { sink: a, replica: b }, 2),
         (Key::RevisionMarks, 0),
+        (Key::Endpoints, 0),
         (Key::RunResult { run: a, cluster: b, chunk: number }, 2),
         (Key::Tombstone { origin: a, namespace: b, name: c, uid: d }, 4),
     ]
