@@ -121,10 +121,12 @@ async fn seen(store: &dyn Store, path: &str, now: Timestamp) -> Result<Option<To
 /// A second object under a used name: on record, so that its author is told, and never run.
 async fn record_denied(
     store: &dyn Store,
-    record: RunRecord,
+    mut record: RunRecord,
     by_uid: &str,
     tombstone: Vec<u8>,
 ) -> Result<Created, Error> {
+    // What it would have done is not stored with it.
+    record.spec_hash.clear();
     let id = record.id.clone();
     let mut summary = summary::initial(id.clone());
     summary.phase = RunPhase::Finished;

@@ -52,6 +52,8 @@ struct Inner {
     leadership: watch::Sender<Leadership>,
     kept: Mutex<Kept>,
     broken: Mutex<BTreeSet<&'static str>>,
+    /// Secrets are not kept until this is false.
+    stalled: watch::Sender<bool>,
 }
 
 impl Default for Memory {
@@ -71,6 +73,7 @@ impl Memory {
             leadership: watch::Sender::new(Leadership::Standby),
             kept: Mutex::default(),
             broken: Mutex::default(),
+            stalled: watch::Sender::new(false),
         }))
     }
 
@@ -124,6 +127,11 @@ impl Memory {
     /// Makes a broken method work again.
     pub fn mend(&self, method: &'static str) {
         self.broken().remove(method);
+    }
+
+    /// Leaves every `put` of a secret without an answer for as long as this is so, as an apiserver that is away does.
+    pub fn stall_secrets(&self, stalled: bool) {
+        self.0.stalled.send_replace(stalled);
     }
 
     /// A copy of all that was kept and done.
@@ -193,6 +201,8 @@ impl Secrets for Memory {
         Ok(self.working("get")?.secrets.get(name).cloned())
     }
     async fn put(&self, name: &str, value: &[u8]) -> Result<(), Error> {
+        // The sender is as old as the receiver.
+        let _ = self.0.stalled.subscribe().wait_for(|stalled| !stalled).await;
         self.working("put_secret")?.secrets.insert(name.to_owned(), value.to_vec());
         Ok(())
     }

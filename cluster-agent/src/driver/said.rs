@@ -81,6 +81,7 @@ pub(super) fn inventory(state: &State) -> InventorySummary {
         NodeSummary {
             name: name.clone(),
             daemon: state.connected(name),
+            draining: node.is_some_and(|n| n.connected && n.draining),
             missing: capabilities.filter(|(_, c)| !c.present).map(|(name, _)| name.clone()).collect(),
             skipped: inventory.skipped_nodes.get(name).cloned().unwrap_or_default(),
         }

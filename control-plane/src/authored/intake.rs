@@ -8,21 +8,25 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use proto::assignment::{Origin, StopReason};
 use proto::cluster::ClusterSpec;
+use proto::experiment::MAX_SPEC_BYTES;
 use proto::grant::Principal;
 use proto::ids::{ClusterId, RunId};
 use proto::problem::Problems;
 use proto::run::{RunRecord, RunSpec, StopRequest};
-use proto::status::{AuthoredStatus, RunPhase};
+use proto::status::{AuthoredStatus, RunPhase, RunSummary};
 use proto::wire::{Authored, AuthoredKind, AuthoredRef};
 use serde_json::Value;
 
-use super::{Created, NewRun, experiment_status, record_run, record_stop, refused_status};
+use super::{
+    Created, NewRun, Recorded, Tombstone, experiment_status, record_run, record_stop, refused_status,
+};
 use crate::audit::Auditor;
 use crate::cache::Cache;
 use crate::centre::Error;
 use crate::driver::clock::Clock;
 use crate::driver::codec;
 use crate::engine::object::{ExperimentKey, Object, ObjectKey, RunEntry, StoredExperiment};
+use crate::engine::planning::experiment_of;
 use crate::engine::state::State;
 use crate::store::{Compare, Store, Txn};
 
@@ -85,6 +89,7 @@ impl Intake {
             Ok(Answer::Status(Box::new(refused_status(authored.generation, reason, message, now))))
         };
         let Ok(spec) = serde_json::from_slice::<Value>(&authored.body) else {
+            self.withdraw(authored).await?;
             return refuse("Invalid", "the spec is no JSON document");
         };
         let Some(member) = self.cache.read(|state| state.spec_of(&self.cluster).cloned()) else {
@@ -97,8 +102,7 @@ impl Intake {
                 }
                 Ok(_) => self.store_experiment(authored, spec, now).await,
                 Err(problems) => {
-                    // What an edit made invalid is not to run in its old form.
-                    self.gone(object).await?;
+                    self.withdraw(authored).await?;
                     refuse("Invalid", &text(&problems))
                 }
             },
@@ -165,6 +169,7 @@ impl Intake {
             Err(
                 error @ (crate::store::Error::ValueTooLarge { .. } | crate::store::Error::TxnTooLarge { .. }),
             ) => {
+                self.withdraw(authored).await?;
                 let status = refused_status(authored.generation, "TooLarge", &error.to_string(), now);
                 return Ok(Answer::Status(Box::new(status)));
             }
@@ -202,7 +207,8 @@ impl Intake {
             stop: None,
             trace: self.clock.trace_or_new(authored.trace.clone()),
         };
-        let new = NewRun { record, origin: self.cluster.to_string(), effective: None };
+        let effective = self.effective(&record).await?;
+        let new = NewRun { record, origin: self.cluster.to_string(), effective };
         match record_run(self.store.as_ref(), new).await? {
             Created::New(id) | Created::AlreadyRan { recorded: Some(id) } => {
                 self.note("run.create", object);
@@ -213,35 +219,81 @@ impl Intake {
         }
     }
 
+    /// What the run is to do, where its Experiment is in the store already and everything is well with it: then it is
+    /// recorded with the run, in one write. Otherwise the engine waits for it, or says what is wrong.
+    async fn effective(&self, record: &RunRecord) -> Result<Option<Value>, Error> {
+        let path = codec::path(&ObjectKey::Experiment(experiment_of(record)))?;
+        let entry = self.store.get(&path).await?;
+        let stored: Option<StoredExperiment> = entry.and_then(|e| serde_json::from_slice(&e.value).ok());
+        let effective = stored
+            .and_then(|s| proto::validate::with_overrides(&s.spec, &record.spec.set).ok())
+            .map(|(value, _)| value);
+        Ok(effective.filter(|value| value.to_string().len() <= MAX_SPEC_BYTES))
+    }
+
+    /// What an edit made invalid is not to run in its old form. A Run is immutable: its old form is its only one.
+    async fn withdraw(&self, authored: &Authored) -> Result<(), Error> {
+        match authored.object.kind {
+            AuthoredKind::Experiment => {
+                self.remove(&authored.object, |known| known.generation <= authored.generation).await
+            }
+            AuthoredKind::Run => Ok(()),
+        }
+    }
+
+    /// Takes an Experiment out of the store, where it is the one that is meant and not changed meanwhile.
+    async fn remove(
+        &self,
+        object: &AuthoredRef,
+        is_meant: impl Fn(&StoredExperiment) -> bool,
+    ) -> Result<(), Error> {
+        let path = codec::path(&ObjectKey::Experiment(self.key(object)))?;
+        let Some(entry) = self.store.get(&path).await? else {
+            return Ok(());
+        };
+        let known: Option<StoredExperiment> = serde_json::from_slice(&entry.value).ok();
+        // What cannot be read is nobody's in particular.
+        if known.is_some_and(|known| known.uid != object.uid || !is_meant(&known)) {
+            return Ok(());
+        }
+        let txn = Txn::new().unchanged(&path, entry.mod_revision).delete(path);
+        self.store.txn(txn).await?.committed()?;
+        Ok(())
+    }
+
     /// The object is gone: an Experiment leaves the store, a Run is stopped.
     async fn gone(&self, object: &AuthoredRef) -> Result<(), Error> {
         match object.kind {
-            AuthoredKind::Experiment => {
-                let path = codec::path(&ObjectKey::Experiment(self.key(object)))?;
-                let _ = self.store.txn(Txn::new().delete(path)).await?;
-            }
-            AuthoredKind::Run => {
-                let of_object =
-                    |record: &RunRecord| record.uid == object.uid && record.name == object.name.as_str();
-                let ids: Vec<RunId> = self.cache.read(|state| {
-                    live_runs(state, &self.cluster)
-                        .filter(|(_, record)| of_object(record))
-                        .map(|(id, _)| id.clone())
-                        .collect()
-                });
-                for id in ids {
-                    self.stop(&id).await?;
-                }
-            }
+            AuthoredKind::Experiment => self.remove(object, |_| true).await,
+            AuthoredKind::Run => self.stop_run_of(object).await,
         }
-        Ok(())
+    }
+
+    /// Stops the run of this object unless it is over. Asked of the store: what was recorded a moment ago may not have
+    /// come back to this replica.
+    async fn stop_run_of(&self, object: &AuthoredRef) -> Result<(), Error> {
+        let (origin, namespace) = (self.cluster.to_string(), object.namespace.to_string());
+        let by_uid = codec::tombstone_path(&origin, &namespace, object.name.as_str(), Some(&object.uid))?;
+        let Some(entry) = self.store.get(&by_uid).await? else {
+            return Ok(());
+        };
+        let tombstone: Tombstone =
+            serde_json::from_slice(&entry.value).map_err(|error| Error::Internal(error.to_string()))?;
+        let summary = codec::path(&ObjectKey::Summary(tombstone.run.clone()))?;
+        let summary = self.store.get(&summary).await?;
+        let summary: Option<RunSummary> = summary.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+        if summary.is_some_and(|summary| summary.phase == RunPhase::Finished) {
+            return Ok(());
+        }
+        self.stop(&tombstone.run).await
     }
 
     async fn stop(&self, id: &RunId) -> Result<(), Error> {
         let by = format!("cluster:{}", self.cluster);
         let stop = StopRequest { reason: StopReason::Deleted, by: by.clone(), at: self.clock.now() };
-        record_stop(self.store.as_ref(), id, &stop).await?;
-        self.audit.note(&by, "run.stop", id.as_str(), "ok");
+        if record_stop(self.store.as_ref(), id, &stop).await? != Recorded::NoRun {
+            self.audit.note(&by, "run.stop", id.as_str(), "ok");
+        }
         Ok(())
     }
 
@@ -251,10 +303,10 @@ impl Intake {
     /// [`Error::Store`].
     pub async fn reconcile(&self, refs: &[AuthoredRef]) -> Result<(), Error> {
         let uids: BTreeSet<&str> = refs.iter().map(|object| object.uid.as_str()).collect();
-        let named: BTreeSet<ExperimentKey> = refs
+        let named: BTreeSet<(ExperimentKey, &str)> = refs
             .iter()
             .filter(|object| object.kind == AuthoredKind::Experiment)
-            .map(|object| self.key(object))
+            .map(|object| (self.key(object), object.uid.as_str()))
             .collect();
         let origin = self.cluster.to_string();
         let (runs, experiments) = self.cache.read(|state| {
@@ -262,16 +314,19 @@ impl Intake {
                 .filter(|(_, record)| !uids.contains(record.uid.as_str()))
                 .map(|(id, _)| id.clone())
                 .collect();
-            let absent = |key: &&ExperimentKey| key.0 == origin && !named.contains(*key);
-            let experiments: Vec<ExperimentKey> = state.experiments.keys().filter(absent).cloned().collect();
+            let of_cluster = state.experiments.iter().filter(|(key, _)| key.0 == origin);
+            let absent = of_cluster
+                .filter(|(key, stored)| !named.contains(&((*key).clone(), stored.value.uid.as_str())));
+            let experiments: Vec<_> = absent.map(|(key, stored)| (key.clone(), stored.revision)).collect();
             (runs, experiments)
         });
         for id in &runs {
             self.stop(id).await?;
         }
-        for key in experiments {
+        for (key, revision) in experiments {
             let path = codec::path(&ObjectKey::Experiment(key))?;
-            let _ = self.store.txn(Txn::new().delete(path)).await?;
+            // Changed meanwhile: tried again when this replica has read it.
+            self.store.txn(Txn::new().unchanged(&path, revision).delete(path)).await?.committed()?;
         }
         Ok(())
     }
@@ -304,3 +359,6 @@ fn live_runs<'a>(
 fn text(problems: &Problems) -> String {
     problems.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,3 +117,88 @@ fn accepted(generation: i64, status: &str, reason: &str, message: &str, at: Time
         ..AuthoredStatus::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proto::assignment::Origin;
+    use proto::grant::Principal;
+
+    use super::*;
+    use crate::engine::summary::initial;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn record() -> RunRecord {
+        let spec = serde_json::json!({ "experimentRef": { "name": "x" } });
+        RunRecord {
+            id: "run-1".parse().unwrap(),
+            namespace: "shop".to_owned(),
+            name: "r".to_owned(),
+            uid: "u".to_owned(),
+            principal: Principal::Operator { name: "ann".to_owned() },
+            author: None,
+            origin: Origin { cluster: None, labels: BTreeMap::new(), namespace: None },
+            spec: serde_json::from_value(spec).unwrap(),
+            spec_hash: String::new(),
+            plan_only: false,
+            created_at: at(0),
+            stop: None,
+            trace: proto::trace::TraceContext::NONE,
+        }
+    }
+
+    /// Each condition as `Kind=Reason since`, `-` before the reason where it is not so.
+    fn told(summary: &RunSummary) -> Vec<String> {
+        let status = run_status(&record(), summary);
+        let since = |c: &Condition| {
+            c.last_transition_time.parse::<Timestamp>().unwrap().duration_since(at(0)).as_secs()
+        };
+        let sign = |c: &Condition| if c.status == "True" { "" } else { "-" };
+        let tell = |c: &Condition| format!("{}={}{} {}", c.kind, sign(c), c.reason, since(c));
+        status.conditions.iter().map(tell).collect()
+    }
+
+    #[test]
+    fn every_condition_comes_true_at_its_instant_with_a_reason() {
+        let mut summary = initial("run-1".parse().unwrap());
+        let waits = ["Planned=-NotYet 0", "Injected=-NotYet 0", "Reverted=-NotYet 0"];
+        let ends = ["Complete=-NotYet 0", "Failed=-NotYet 0"];
+        assert_eq!(told(&summary), [&["Accepted=Recorded 0"][..], &waits, &ends].concat());
+        (summary.planned_at, summary.plan_hash) = (Some(at(1)), Some("h".to_owned()));
+        (summary.dispatched_at, summary.injected_at) = (Some(at(2)), Some(at(3)));
+        (summary.reverted_at, summary.finished_at) = (Some(at(4)), Some(at(5)));
+        (summary.phase, summary.outcome) = (RunPhase::Finished, Some(Outcome::Completed));
+        let steps = [
+            "Accepted=Recorded 0",
+            "Planned=AllClustersAnswered 1",
+            "Injected=ReadBack 3",
+            "Reverted=ReadBackClean 4",
+        ];
+        assert_eq!(told(&summary), [&steps[..], &["Complete=Completed 5", "Failed=-NotYet 0"]].concat());
+        (summary.outcome, summary.reason) = (Some(Outcome::Aborted), "LinkLost".to_owned());
+        assert_eq!(told(&summary), [&steps[..], &["Complete=-NotYet 0", "Failed=LinkLost 5"]].concat());
+    }
+
+    #[test]
+    fn what_was_denied_names_the_first_missing_key_and_how_to_get_it() {
+        let mut summary = initial("run-1".parse().unwrap());
+        let refusal = |code: &str| Refusal {
+            code: code.to_owned(),
+            message: "no Grant covers it".to_owned(),
+            whose: "centre".to_owned(),
+            cure: "faultline grant x".to_owned(),
+        };
+        summary.refusals = vec![refusal("NoGrant"), refusal("Halted")];
+        (summary.phase, summary.outcome) = (RunPhase::Finished, Some(Outcome::Denied));
+        (summary.finished_at, summary.reason) = (Some(at(5)), "NoGrant".to_owned());
+        let found = told(&summary);
+        assert_eq!((found[0].as_str(), found[5].as_str()), ("Accepted=-NoGrant 5", "Failed=NoGrant 5"));
+        let accepted = run_status(&record(), &summary).conditions.remove(0);
+        let words = "no Grant covers it (to be given by the centre): faultline grant x";
+        assert_eq!(accepted.message, words);
+    }
+}

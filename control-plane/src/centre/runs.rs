@@ -1,6 +1,7 @@
 //! Runs as people see them: create, plan only, list, look at, stop, delete.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proto::assignment::{Origin, StopReason};
 use proto::grant::Principal;
@@ -10,13 +11,21 @@ use proto::rest::{CreateRun, Page, RunCluster, RunView, Taken};
 use proto::run::{ExperimentScope, RunRecord, StopRequest};
 use proto::status::RunPhase;
 
+use super::expected::{Expected, tag_of};
 use super::latch::Item;
 use super::{Caller, Centre, Error, Role};
 use crate::authored::{self, Created, NewRun};
-use crate::engine::object::{CENTRAL, RunEntry};
+use crate::driver::codec;
+use crate::engine::object::{CENTRAL, ObjectKey, RunEntry};
 use crate::engine::prune;
 use crate::engine::state::State;
 use crate::rest::traced;
+use crate::store::Outcome;
+
+/// Most transactions in which one run is removed, those that are lost included.
+const REMOVAL_ROUNDS: usize = 400;
+/// How long a change that is known to the store is waited for before it is looked again.
+const LAG: Duration = Duration::from_millis(100);
 
 impl Centre {
     /// Records a run of an Experiment of the centre's library; planning begins at once. Needs
@@ -110,7 +119,7 @@ impl Centre {
                 let _ = changes.recv().await;
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(5), wait).await.map_err(|_| {
+        tokio::time::timeout(Duration::from_secs(5), wait).await.map_err(|_| {
             Error::Internal(format!("run {id} is recorded, but this replica has not seen it yet"))
         })
     }
@@ -201,13 +210,18 @@ impl Centre {
     }
 
     /// Deletes a run: one that is not finished is stopped, a finished one is removed from the
-    /// store (its name stays used). Needs author to stop, operator to remove. `None` when it is gone,
-    /// else how far the stop came.
+    /// store where it is as expected (its name stays used). A stop depends on nothing. Needs author to stop, operator
+    /// to remove. `None` when it is gone, else how far the stop came.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Store`].
-    pub async fn delete_run(&self, caller: &Caller, id: &str) -> Result<Option<Taken<RunView>>, Error> {
-        let result = self.delete_inner(caller, id).await;
+    /// [`Error::NotFound`], [`Error::Precondition`], [`Error::Store`].
+    pub async fn delete_run(
+        &self,
+        caller: &Caller,
+        id: &str,
+        expected: &Expected,
+    ) -> Result<Option<Taken<RunView>>, Error> {
+        let result = self.delete_inner(caller, id, expected).await;
         self.note(caller, "run.delete", id, &result);
         match result? {
             Some(stopped) => self.stopped(stopped).await.map(Some),
@@ -216,22 +230,53 @@ impl Centre {
     }
 
     /// The run, where it is stopped only.
-    async fn delete_inner(&self, caller: &Caller, id: &str) -> Result<Option<RunId>, Error> {
+    async fn delete_inner(
+        &self,
+        caller: &Caller,
+        id: &str,
+        expected: &Expected,
+    ) -> Result<Option<RunId>, Error> {
         caller.require(Role::Author)?;
         let run = self.resolve(id)?;
-        let commit = self.inner.cache.read(|state| {
-            let entry = state.runs.get(&run)?;
-            prune::removable(entry).then(|| prune::remove(&run, entry))
-        });
-        match commit {
-            Some(commit) => {
-                caller.require(Role::Operator)?;
-                let txn = crate::driver::codec::txn(&commit)?;
-                self.inner.store.txn(txn).await?.committed()?;
-                Ok(None)
-            }
-            None => self.take_stop(caller, id, StopReason::Deleted).map(Some),
+        let removable = |state: &State| state.runs.get(&run).is_some_and(prune::removable);
+        if !self.inner.cache.read(removable) {
+            return self.take_stop(caller, id, StopReason::Deleted).map(Some);
         }
+        caller.require(Role::Operator)?;
+        self.remove(&run, expected).await.map(|()| None)
+    }
+
+    /// Removes a finished run with all of its clusters, some of them at a time, the record last.
+    async fn remove(&self, run: &RunId, expected: &Expected) -> Result<(), Error> {
+        let mut begun = false;
+        for _ in 0..REMOVAL_ROUNDS {
+            let mut changes = self.inner.cache.run_changes();
+            let next = self.inner.cache.read(|state| {
+                let entry = state.runs.get(run).filter(|entry| prune::removable(entry))?;
+                let tag = view(state, run, true).map(|view| tag_of(&view));
+                Some((tag, prune::remove(state, run, entry)))
+            });
+            let Some((tag, commit)) = next else {
+                // Somebody else removed the rest.
+                return Ok(());
+            };
+            if !begun {
+                expected.check(tag.as_deref())?;
+            }
+            let last = commit.delete.contains(&ObjectKey::Run(run.clone()));
+            match self.inner.store.txn(codec::txn(&commit)?).await? {
+                Outcome::Committed { revision } => {
+                    begun = true;
+                    self.inner.cache.seen(revision).await;
+                    if last {
+                        return Ok(());
+                    }
+                }
+                // What it lost to is on its way to this replica.
+                Outcome::Conflict { .. } => drop(tokio::time::timeout(LAG, changes.recv()).await),
+            }
+        }
+        Err(Error::Conflict(format!("run {run} keeps changing")))
     }
 }
 

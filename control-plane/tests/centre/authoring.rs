@@ -1,5 +1,6 @@
 //! What authors in a member cluster write.
 
+use control_plane::authored::Quota;
 use control_plane::centre::Expected;
 use proto::assignment::{Intent, Outcome, StopReason};
 use proto::status::{AuthoredStatus, RunPhase};
@@ -14,14 +15,14 @@ fn reference(kind: AuthoredKind, name: &str, uid: &str) -> AuthoredRef {
 }
 
 fn experiment(spec: &serde_json::Value) -> Up {
-    let object = reference(AuthoredKind::Experiment, "slow", "e-1");
-    Up::Authored(Authored {
-        object,
-        generation: 1,
-        author: String::new(),
-        body: spec.to_string().into_bytes(),
-        trace: proto::trace::TraceContext::NONE,
-    })
+    written("e-1", 1, spec.to_string().into_bytes())
+}
+
+/// An Experiment, whatever somebody wrote.
+fn written(uid: &str, generation: i64, body: Vec<u8>) -> Up {
+    let object = reference(AuthoredKind::Experiment, "slow", uid);
+    let trace = proto::trace::TraceContext::NONE;
+    Up::Authored(Authored { object, generation, author: String::new(), body, trace })
 }
 
 fn run(name: &str, uid: &str) -> Up {
@@ -78,7 +79,27 @@ async fn an_author_runs_in_its_own_namespace_and_sees_the_status() {
     agent.send(run("slow-1", "u-2")).await;
     let denied = status(&mut agent, "u-2", |_| true).await;
     assert_eq!(condition(&denied, "Accepted"), ("False".to_owned(), "AlreadyRan".to_owned()));
-    assert_eq!(centre.api().runs(&admin(), None, 100).unwrap().items.len(), 2);
+    let runs = centre.api().runs(&admin(), None, 100).unwrap().items;
+    assert_eq!(runs.len(), 2);
+    // Its spec is not stored with it, so it names none.
+    let second = runs.iter().find(|run| run.record.uid == "u-2").unwrap();
+    assert_eq!(second.record.spec_hash, "");
+    centre.stop().await;
+}
+
+/// What it is to do is on record with it: no second write stands between the author and the plan.
+#[tokio::test]
+async fn a_run_of_a_known_experiment_is_recorded_whole() {
+    let centre = Centre::start(1).await;
+    let mut agent = centre.connected("west").await;
+    agent.send(experiment(&experiment_spec(&["west"]))).await;
+    agent.send(run("slow-1", "u-1")).await;
+    agent.planned(1).await;
+    let (start, _) = agent.desired(Intent::Start).await;
+    let record = centre.store.get(&format!("runs/{}/spec", start.run)).await.unwrap().unwrap();
+    assert_eq!(record.version, 1);
+    let record: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
+    assert_eq!(record["specHash"], start.spec_hash);
     centre.stop().await;
 }
 
@@ -109,10 +130,84 @@ async fn another_cluster_needs_a_grant() {
 async fn mistakes_are_told_and_store_nothing() {
     let centre = Centre::start(1).await;
     let mut agent = centre.connected("west").await;
-    agent.send(experiment(&json!({ "targets": 1 }))).await;
-    let refused = status(&mut agent, "e-1", |_| true).await;
-    assert_eq!(condition(&refused, "Accepted"), ("False".to_owned(), "Invalid".to_owned()));
+    for (at, body) in mistakes().into_iter().enumerate() {
+        let uid = format!("e-{at}");
+        let shown = String::from_utf8_lossy(&body[..body.len().min(40)]).into_owned();
+        agent.send(written(&uid, 1, body.clone())).await;
+        let refused = status(&mut agent, &uid, |_| true).await;
+        assert_eq!(condition(&refused, "Accepted"), ("False".to_owned(), "Invalid".to_owned()), "{shown}");
+        let uid = format!("u-{at}");
+        let trace = proto::trace::TraceContext::NONE;
+        let object = reference(AuthoredKind::Run, &uid, &uid);
+        agent
+            .send(Up::Authored(Authored { object, generation: 1, author: String::new(), body, trace }))
+            .await;
+        let refused = status(&mut agent, &uid, |_| true).await;
+        assert_eq!(condition(&refused, "Accepted"), ("False".to_owned(), "Invalid".to_owned()), "{shown}");
+    }
     assert!(centre.api().experiments(&admin()).unwrap().is_empty());
+    assert!(centre.api().runs(&admin(), None, 10).unwrap().items.is_empty());
+    centre.stop().await;
+}
+
+/// Bodies that are neither an Experiment nor a Run.
+fn mistakes() -> Vec<Vec<u8>> {
+    vec![
+        json!({ "targets": 1, "experimentRef": 1 }).to_string().into_bytes(),
+        b"null".to_vec(),
+        b"[]".to_vec(),
+        b"{".to_vec(),
+        b"{\"hypothesis\": \"\xff\xfe\"}".to_vec(),
+        format!("{{\"hypothesis\": {}1{}}}", "[".repeat(20_000), "]".repeat(20_000)).into_bytes(),
+        json!({ "hypothesis": "x".repeat(1024 * 1024) }).to_string().into_bytes(),
+    ]
+}
+
+#[tokio::test]
+async fn an_edit_that_is_refused_leaves_nothing_of_the_old_form_to_run() {
+    let centre = Centre::start(1).await;
+    let mut agent = centre.connected("west").await;
+    let good = experiment_spec(&["west"]);
+    // Allowed for itself, but not with what is stored beside it.
+    let mut large = good.clone();
+    let names: Vec<String> = (0..81).map(|at| format!("{}{at:03}", "x".repeat(190))).collect();
+    large["targets"][0]["pods"]["names"] = json!(names);
+    assert!((16_100..16_384).contains(&large.to_string().len()), "{}", large.to_string().len());
+    proto::validate::experiment(&large).unwrap();
+    let large = (large.to_string().into_bytes(), "TooLarge");
+    let bad = mistakes().into_iter().map(|body| (body, "Invalid")).chain([large]);
+    for (at, (body, reason)) in (0..).zip(bad) {
+        agent.send(written("e-1", 2 * at + 1, good.to_string().into_bytes())).await;
+        let stored = |status: &AuthoredStatus| status.observed_generation == Some(2 * at + 1);
+        assert_eq!(condition(&status(&mut agent, "e-1", stored).await, "Accepted").1, "Stored");
+        agent.send(written("e-1", 2 * at + 2, body)).await;
+        let refused = |status: &AuthoredStatus| status.observed_generation == Some(2 * at + 2);
+        assert_eq!(condition(&status(&mut agent, "e-1", refused).await, "Accepted").1, reason);
+        eventually("the old form is gone", || {
+            let left = centre.api().experiments(&admin()).unwrap();
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        })
+        .await;
+    }
+    centre.stop().await;
+}
+
+/// One cluster cannot fill the centre: what is above its share is refused, and what is there goes on.
+#[tokio::test]
+async fn a_cluster_has_so_many_live_runs_and_no_more() {
+    let centre = Centre::start(1).await;
+    let mut agent = centre.connected("west").await;
+    let most = Quota::default().live_runs;
+    // Without their Experiment they wait.
+    for at in 0..most {
+        let uid = format!("u-{at}");
+        agent.send(run(&uid, &uid)).await;
+        status(&mut agent, &uid, |status| status.phase.as_deref() == Some("Planning")).await;
+    }
+    agent.send(run("more", "more")).await;
+    let refused = status(&mut agent, "more", |_| true).await;
+    assert_eq!(condition(&refused, "Accepted"), ("False".to_owned(), "QuotaExceeded".to_owned()));
+    assert_eq!(centre.api().runs(&admin(), None, 500).unwrap().items.len(), most);
     centre.stop().await;
 }
 

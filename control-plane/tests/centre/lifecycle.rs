@@ -1,6 +1,14 @@
 //! From a run to its end: plan, dispatch, observe, finish, forget.
 
-use proto::assignment::{ClusterPhase, Intent, Outcome, Verdict};
+use std::collections::BTreeMap;
+
+use control_plane::centre::Expected;
+use control_plane::driver::codec;
+use control_plane::engine::object::{Object, ObservedRecord};
+use control_plane::store::Txn;
+use proto::assignment::{ClusterPhase, Desired, Intent, Observed, Outcome, Verdict};
+use proto::ids::ClusterId;
+use proto::run::RunRecord;
 use proto::status::RunPhase;
 use proto::wire::{Down, Up};
 
@@ -84,4 +92,53 @@ async fn a_plan_only_ends_with_the_plan_and_uses_no_name_up() {
     let again = centre.api().create_run(&admin(), create("slow-1", "slow", false), None).await;
     assert!(again.unwrap_err().to_string().contains("was used"));
     centre.stop().await;
+}
+
+/// One transaction takes so many clusters; what is left over must not be forgotten.
+#[tokio::test]
+async fn one_delete_removes_a_finished_run_of_many_clusters() {
+    let centre = Centre::start(1).await;
+    centre.experiment("slow", &["nowhere"]).await;
+    let run = centre.run("slow-1", "slow").await.record;
+    centre.finished(run.id.as_str()).await;
+    for at in 0..60 {
+        let cluster: ClusterId = format!("c-{at:02}").parse().unwrap();
+        let mut observed = Observed::new(run.id.clone(), 1, ClusterPhase::Finished);
+        observed.outcome = Some(Outcome::Denied);
+        let record = ObservedRecord { agent_epoch: 1, seq: 1, observed };
+        let objects = [
+            Object::Desired(cluster.clone(), Box::new(question(&run))),
+            Object::Observed(cluster, Box::new(record)),
+        ];
+        for object in objects {
+            let (path, value) = (codec::path(&object.key()).unwrap(), codec::encode(&object).unwrap());
+            centre.store.txn(Txn::new().put(path, value)).await.unwrap().committed().unwrap();
+        }
+    }
+    centre.until(run.id.as_str(), "60 clusters", |view| view.clusters.len() == 60).await;
+    let left = centre.api().delete_run(&admin(), run.id.as_str(), &Expected::Anything).await.unwrap();
+    assert!(left.is_none());
+    for prefix in ["runs/", "desired/", "observed/"] {
+        assert_eq!(centre.keys(prefix).await, Vec::<String>::new());
+    }
+    centre.stop().await;
+}
+
+fn question(run: &RunRecord) -> Desired {
+    Desired {
+        run: run.id.clone(),
+        generation: 1,
+        intent: Intent::Plan,
+        spec_hash: run.spec_hash.clone(),
+        principal: run.principal.clone(),
+        origin: run.origin.clone(),
+        plan_hash: None,
+        plan_expires: None,
+        envelope: None,
+        peers: BTreeMap::new(),
+        start_before: None,
+        run_deadline: None,
+        stop_reason: None,
+        trace: run.trace.clone(),
+    }
 }

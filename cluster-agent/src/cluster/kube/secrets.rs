@@ -1,7 +1,9 @@
 //! Two Secrets under names the chart fixes but does not own, and the ConfigMap with the roots that node daemons
-//! trust. A Secret is replaced only where it holds what was last seen in it: an agent that lost the lead does not
-//! undo what its successor wrote. Called by whoever enrols and renews, by way of [`Secrets`].
+//! trust. A Secret is replaced only where it holds what was last seen in it, or what this agent tried to write since:
+//! an agent that lost the lead does not undo what its successor wrote. Called by whoever enrols and renews, by way of
+//! [`Secrets`].
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,13 +30,29 @@ const BUNDLE_EVERY: Duration = Duration::from_secs(30);
 pub(super) struct Seen {
     version: String,
     digest: Option<[u8; 32]>,
+    /// Documents that left for this version, where no answer told what became of them: any of them may be there by
+    /// now. One for each content, which changes once a minute at the most.
+    tried: BTreeSet<[u8; 32]>,
 }
 
 impl Seen {
     fn of(object: &Secret) -> Self {
         let version = object.metadata.resource_version.clone().unwrap_or_default();
-        Self { version, digest: value(object).map(digest) }
+        Self { version, digest: value(object).map(digest), tried: BTreeSet::new() }
     }
+
+    /// Whether nobody else's document is there.
+    fn allows(&self, there: &Self) -> bool {
+        self.digest == there.digest || there.digest.is_some_and(|digest| self.tried.contains(&digest))
+    }
+}
+
+/// While the version stays, a write that got no answer may still arrive.
+fn remember(known: &mut BTreeMap<String, Seen>, object_name: String, mut there: Seen) {
+    if let Some(before) = known.remove(&object_name).filter(|before| before.version == there.version) {
+        there.tried = before.tried;
+    }
+    known.insert(object_name, there);
 }
 
 fn digest(value: &[u8]) -> [u8; 32] {
@@ -55,7 +73,7 @@ impl Secrets for Kube {
             seen.remove(&object_name);
             return Ok(None);
         };
-        seen.insert(object_name, Seen::of(&object));
+        remember(&mut seen, object_name, Seen::of(&object));
         Ok(value(&object).map(<[u8]>::to_vec))
     }
 
@@ -64,7 +82,7 @@ impl Secrets for Kube {
         let what = || format!("put secret {object_name}");
         let mut lost = None;
         for _ in 0..RACES {
-            let seen = lock(&self.0.secrets).get(&object_name).cloned();
+            let seen = self.trying(&object_name, &digest(value));
             match self.write_secret(&object_name, value, seen.as_ref()).await {
                 Ok(stored) => {
                     lock(&self.0.secrets).insert(object_name, Seen::of(&stored));
@@ -72,7 +90,7 @@ impl Secrets for Kube {
                 }
                 Err(failure) if failure.is_conflict() || failure.is_missing(&object_name) => {
                     let there = self.read_secret(&object_name).await?.map(|object| Seen::of(&object));
-                    self.settle(&object_name, seen.as_ref(), there, &digest(value))?;
+                    self.settle(&object_name, seen.as_ref(), there)?;
                     lost = Some(failure);
                 }
                 Err(failure) => return Err(failure.into_error(what())),
@@ -127,27 +145,27 @@ impl Kube {
         }
     }
 
+    /// What was last seen, noting that this document is about to leave: also where the write is given up half way.
+    fn trying(&self, object_name: &str, document: &[u8; 32]) -> Option<Seen> {
+        let mut known = lock(&self.0.secrets);
+        let seen = known.get_mut(object_name)?;
+        seen.tried.insert(*document);
+        Some(seen.clone())
+    }
+
     /// After a write that met another version: goes on with that one where its document is the one last seen
-    /// (only a label has changed) or the one to be written (an answer was lost), or where none was seen yet.
-    fn settle(
-        &self,
-        object_name: &str,
-        seen: Option<&Seen>,
-        there: Option<Seen>,
-        wanted: &[u8; 32],
-    ) -> Result<(), Error> {
+    /// (only a label has changed) or one that was tried since (an answer was lost), or where none was seen yet.
+    fn settle(&self, object_name: &str, seen: Option<&Seen>, there: Option<Seen>) -> Result<(), Error> {
         let mut known = lock(&self.0.secrets);
         let Some(there) = there else {
             known.remove(object_name);
             return Ok(());
         };
-        let ours =
-            seen.is_none_or(|seen| seen.digest == there.digest) || there.digest.as_ref() == Some(wanted);
-        if !ours {
+        if !seen.is_none_or(|seen| seen.allows(&there)) {
             let why = "another agent has written it meanwhile; read it again".to_owned();
             return Err(Error::Refused { what: format!("put secret {object_name}"), why });
         }
-        known.insert(object_name.to_owned(), there);
+        remember(&mut known, object_name.to_owned(), there);
         Ok(())
     }
 
@@ -208,3 +226,6 @@ pub(super) async fn keep_bundle(door: &Kube) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
