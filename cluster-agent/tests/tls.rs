@@ -6,4 +6,5 @@ mod tls {
     mod centre;
     mod nodes;
     mod proxied;
+    mod recovered;
 }

@@ -1,9 +1,11 @@
 //! A whole agent process against a small centre: it enrols with its token, keeps one key over a failed attempt, and
 //! says Hello over mTLS.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use certs::recovery::{IdentityKey, Recovery};
 use certs::throwaway::Throwaway;
 use certs::{Acceptor, ConnInfo, Csr, JoinToken, PrivateKey, Role};
 use cluster_agent::cluster::memory::Memory;
@@ -13,7 +15,7 @@ use cluster_agent::link::identity::StoredIdentity;
 use cluster_agent::{Config, run_with};
 use jiff::Timestamp;
 use proto::api::enrolment::enrolment_server::{Enrolment, EnrolmentServer};
-use proto::api::enrolment::{EnrolReply, EnrolRequest};
+use proto::api::enrolment::{EnrolReply, EnrolRequest, RecoverReply, RecoverRequest};
 use proto::api::link as pb;
 use proto::api::link::link_server::{Link, LinkServer};
 use proto::wire::{Down, Up, Welcome};
@@ -25,15 +27,26 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 struct Centre {
     ca: Arc<Throwaway>,
     ttl: Duration,
     link_addr: String,
     keys: Arc<Mutex<Vec<String>>>,
+    recoveries: Arc<Recoveries>,
     said: mpsc::Sender<(String, Up)>,
     pumps: Mutex<JoinSet<()>>,
+}
+
+/// The identity key that was registered, and who recovered by it.
+#[derive(Default)]
+pub(crate) struct Recoveries {
+    identity: Mutex<Option<IdentityKey>>,
+    /// Counter and hash of the new key of each request.
+    pub(crate) asked: Mutex<Vec<(u64, String)>>,
+    /// So many answers get lost.
+    pub(crate) unanswered: AtomicUsize,
 }
 
 impl Centre {
@@ -49,6 +62,8 @@ impl Centre {
 impl Enrolment for Centre {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolReply>, Status> {
         let request = request.into_inner();
+        let identity = Csr::from_pem(&request.identity_csr_pem).unwrap();
+        *self.recoveries.identity.lock().unwrap() = Some(IdentityKey::of(&identity));
         let chain_pem = self.sign(&request.csr_pem)?;
         if self.keys.lock().unwrap().len() == 1 {
             return Err(Status::unavailable("the answer got lost"));
@@ -60,6 +75,29 @@ impl Enrolment for Centre {
             trust_domain: self.ca.authority.trust_domain().to_string(),
             link_endpoints: vec![self.link_addr.clone()],
         }))
+    }
+
+    async fn recover(&self, request: Request<RecoverRequest>) -> Result<Response<RecoverReply>, Status> {
+        let request = request.into_inner();
+        let key_hash = Csr::from_pem(&request.csr_pem).unwrap().key_hash();
+        let said = Recovery {
+            trust_domain: self.ca.authority.trust_domain().as_str(),
+            cluster: &request.cluster,
+            kube_system_uid: &request.kube_system_uid,
+            counter: request.counter,
+            key_hash: &key_hash,
+            at_unix_ms: request.at_unix_ms,
+        };
+        let identity = self.recoveries.identity.lock().unwrap().clone().unwrap();
+        said.verify(&identity, &request.signature).unwrap();
+        let chain_pem = self.sign(&request.csr_pem)?;
+        self.recoveries.asked.lock().unwrap().push((request.counter, key_hash));
+        let left = self.recoveries.unanswered.load(Ordering::Relaxed);
+        if left > 0 {
+            self.recoveries.unanswered.store(left - 1, Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        }
+        Ok(Response::new(RecoverReply { chain_pem, bundle_pem: self.ca.authority.bundle_pem().into() }))
     }
 }
 
@@ -89,8 +127,11 @@ impl Link for Centre {
                 if let Up::Heartbeat { seq, .. } = up {
                     let ack = Down::HeartbeatAck { at: Timestamp::now(), seq, accepted: true };
                     let _ = down.send(Ok(ack.into())).await;
+                    for later in from_later().into_iter().filter(|_| seq == 2) {
+                        let _ = down.send(Ok(later)).await;
+                    }
                 }
-                if let Up::Renew { csr_pem } = &up {
+                if let Up::Renew { csr_pem, .. } = &up {
                     let csr = Csr::from_pem(csr_pem).unwrap();
                     keys.lock().unwrap().push(csr.key_hash());
                     let leaf =
@@ -108,6 +149,19 @@ impl Link for Centre {
     }
 }
 
+/// What a centre of a later version may say: a kind of message, and an intent, that are not known here.
+fn from_later() -> [pb::Down; 2] {
+    let document = br#"{"run":"r-9","generation":4,"intent":"Levitate"}"#.to_vec();
+    let desired = pb::Desired {
+        run: "r-9".into(),
+        generation: 4,
+        intent: "Levitate".into(),
+        document,
+        ..Default::default()
+    };
+    [pb::Down { kind: None }, pb::Down { kind: Some(pb::down::Kind::Desired(desired)) }]
+}
+
 fn memory() -> Memory {
     let memory = Memory::new();
     memory.set_inventory(Inventory { cluster_uid: "k1".into(), ..Inventory::default() });
@@ -121,13 +175,16 @@ pub(crate) struct Running {
     ca: Arc<Throwaway>,
     heard: mpsc::Receiver<(String, Up)>,
     keys: Arc<Mutex<Vec<String>>>,
+    pub(crate) recoveries: Arc<Recoveries>,
     memory: Memory,
+    config: Config,
+    agent: JoinSet<()>,
     _token: tempfile::NamedTempFile,
     _tasks: JoinSet<()>,
 }
 
 /// A centre whose certificates last for `ttl`, and an agent that was given a token of it.
-async fn start(ttl: Duration) -> Running {
+pub(crate) async fn start(ttl: Duration) -> Running {
     start_at(ttl, "127.0.0.1", None).await
 }
 
@@ -142,12 +199,14 @@ pub(crate) async fn start_at(ttl: Duration, host: &str, proxy: Option<certs::Pro
     let enrol_addr = format!("{host}:{}", enrol.local_addr().unwrap().port());
     let link_addr = format!("{host}:{}", link.local_addr().unwrap().port());
     let keys = Arc::new(Mutex::new(Vec::new()));
+    let recoveries = Arc::new(Recoveries::default());
     let (said, heard) = mpsc::channel(64);
     let centre = |said: mpsc::Sender<(String, Up)>| Centre {
         ca: ca.clone(),
         ttl,
         link_addr: link_addr.clone(),
         keys: keys.clone(),
+        recoveries: recoveries.clone(),
         said,
         pumps: Mutex::new(JoinSet::new()),
     };
@@ -165,11 +224,11 @@ pub(crate) async fn start_at(ttl: Duration, host: &str, proxy: Option<certs::Pro
     let fast = Backoff { first: Duration::from_millis(10), ..Backoff::default() };
     let config =
         Config { join_token_file: Some(file.path().to_owned()), backoff: fast, proxy, ..Config::default() };
-    let doors = memory.doors();
-    tasks.spawn(async move {
-        run_with(doors, config, None, CancellationToken::new()).await.unwrap();
-    });
-    Running { ca, heard, keys, memory, _token: file, _tasks: tasks }
+    let agent = JoinSet::new();
+    let mut running =
+        Running { ca, heard, keys, recoveries, memory, config, agent, _token: file, _tasks: tasks };
+    running.agent();
+    running
 }
 
 impl Running {
@@ -177,7 +236,21 @@ impl Running {
         tokio::time::timeout(PATIENCE, self.heard.recv()).await.unwrap().unwrap()
     }
 
-    fn kept(&self) -> StoredIdentity {
+    /// Starts an agent on what the one before kept.
+    pub(crate) fn agent(&mut self) {
+        let (doors, config) = (self.memory.doors(), self.config.clone());
+        self.agent.spawn(async move {
+            run_with(doors, config, None, CancellationToken::new()).await.unwrap();
+        });
+    }
+
+    /// Kills it, wherever it stands.
+    pub(crate) async fn crash(&mut self) {
+        self.agent.shutdown().await;
+        while self.heard.try_recv().is_ok() {}
+    }
+
+    pub(crate) fn kept(&self) -> StoredIdentity {
         serde_json::from_slice(&self.memory.snapshot().secrets[secret::IDENTITY]).unwrap()
     }
 }
@@ -194,15 +267,22 @@ async fn an_agent_enrols_with_one_key_and_links() {
     assert_eq!(keys.len(), 2, "one answer got lost");
     assert_eq!(keys[0], keys[1], "a retry comes with the same key");
     assert!(running.kept().enrolled.is_some());
-    // Heartbeats keep it open well beyond three intervals; the inventory is said.
+    // Heartbeats keep it open well beyond three intervals; the inventory is said. What is not understood is answered
+    // by the run that it is about, and ends nothing.
     let mut beats = 0;
     let mut inventory = false;
+    let mut nacks = Vec::new();
     while beats < 8 || !inventory {
         let (_, up) = running.next().await;
         assert!(!matches!(up, Up::Hello(_)), "the session was lost");
         beats += u32::from(matches!(up, Up::Heartbeat { .. }));
         inventory |= matches!(up, Up::Inventory(_));
+        if let Up::Nack(nack) = up {
+            nacks.push((nack.run, nack.generation, nack.code));
+        }
     }
+    let malformed = |run: &str, generation| (run.to_owned(), generation, "Malformed".to_owned());
+    assert_eq!(nacks, [malformed("", 0), malformed("r-9", 4)]);
 }
 
 #[tokio::test]

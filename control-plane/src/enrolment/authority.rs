@@ -3,19 +3,21 @@
 use std::time::Duration;
 
 use certs::ca::SealedAuthority;
+use certs::recovery::IdentityKey;
 use certs::signing::Signed;
 use certs::{Authority, Credential, Csr, Leaf, Pin, Role, TrustDomain};
 use jiff::Timestamp;
 use proto::ids::ClusterId;
 use serde::{Deserialize, Serialize};
 
+use super::recovery::IdentityRecord;
 use crate::centre::Error;
 use crate::driver::codec;
 use crate::store::keys::Key;
 use crate::store::{Store, Txn};
 
-/// How long an agent's certificate is valid.
-const AGENT_TTL: Duration = Duration::from_hours(24);
+/// How long an agent's certificate is valid, unless configured.
+pub(crate) const AGENT_TTL: Duration = Duration::from_hours(24);
 /// How long a server's certificate is valid; it is made anew at half of it.
 const SERVER_TTL: Duration = Duration::from_hours(24 * 30);
 /// Certificates of one cluster that may be valid at once: renewed at half life there are two.
@@ -36,6 +38,9 @@ pub(crate) struct CertRecord {
     /// Those before it that are still valid.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<Issued>,
+    /// By what its agent recovers once everything here expired; absent as long as it did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityRecord>,
 }
 
 /// A certificate that may still be in use.
@@ -61,6 +66,7 @@ impl CertRecord {
 pub struct Signer {
     authority: Authority,
     replica: String,
+    agent_ttl: Duration,
 }
 
 fn internal(error: impl std::error::Error) -> Error {
@@ -76,7 +82,18 @@ fn internal(error: impl std::error::Error) -> Error {
 impl Signer {
     /// Signs with this CA.
     pub fn new(authority: Authority, replica: &str) -> Self {
-        Self { authority, replica: replica.to_owned() }
+        Self { authority, replica: replica.to_owned(), agent_ttl: AGENT_TTL }
+    }
+
+    /// Certificates of agents are valid for so long.
+    #[must_use]
+    pub fn with_agent_ttl(self, agent_ttl: Duration) -> Self {
+        Self { agent_ttl, ..self }
+    }
+
+    /// How long an agent's certificate is valid.
+    pub(crate) fn agent_ttl(&self) -> Duration {
+        self.agent_ttl
     }
 
     /// Loads the CA from the store, or makes it if there is none.
@@ -159,15 +176,24 @@ impl Signer {
         self.authority.sign_statement(&Role::audit(&*self.replica), statement, now).map_err(internal)
     }
 
+    /// Signs where agents find the centre.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the CA cannot sign.
+    pub(crate) fn sign_endpoints(&self, statement: &[u8], now: Timestamp) -> Result<Signed, Error> {
+        self.authority.sign_statement(&Role::endpoints(&*self.replica), statement, now).map_err(internal)
+    }
+
     /// A certificate for a cluster's agent.
     ///
     /// # Errors
     /// [`Error::Internal`] when the CA cannot sign.
     pub fn sign_agent(&self, cluster: &ClusterId, csr: &Csr, now: Timestamp) -> Result<Leaf, Error> {
-        self.authority.sign_client(csr, &Role::agent(cluster.as_str()), now, AGENT_TTL).map_err(internal)
+        self.authority.sign_client(csr, &Role::agent(cluster.as_str()), now, self.agent_ttl).map_err(internal)
     }
 
-    /// Keeps what was signed, before it is handed out: what is not kept could not be refused later.
+    /// Keeps what was signed, before it is handed out: what is not kept could not be refused later. The identity key
+    /// is kept where there is none yet; `true`: for the first time its agent shows another than the one that is kept.
     ///
     /// # Errors
     /// [`Error::Conflict`] when the cluster has no certificate any more (it was replaced or removed), or too many;
@@ -176,27 +202,45 @@ impl Signer {
         &self,
         store: &dyn Store,
         cluster: &ClusterId,
-        csr_pem: &str,
+        csr: &Csr,
+        identity: Option<IdentityKey>,
         leaf: &Leaf,
-    ) -> Result<(), Error> {
-        let csr = Csr::from_pem(csr_pem).map_err(internal)?;
+    ) -> Result<bool, Error> {
         let path = codec::cert_path(cluster.as_str())?;
         let entry = store.get(&path).await?;
         let known = entry.as_ref().and_then(|entry| serde_json::from_slice::<CertRecord>(&entry.value).ok());
         let (Some(entry), Some(known)) = (entry, known) else {
             return Err(Error::Conflict("this cluster's certificates are no longer valid".to_owned()));
         };
-        let record = cert_record(&csr, leaf, Some(known));
+        let (identity, is_other) = identity_record(known.identity.clone(), identity);
+        let record = CertRecord { identity, ..cert_record(csr, leaf, Some(known)) };
         if record.earlier.len() > MAX_VALID {
             return Err(Error::Conflict(format!("more than {MAX_VALID} certificates are valid already")));
         }
         let value = serde_json::to_vec(&record).map_err(internal)?;
         store.txn(Txn::new().unchanged(&path, entry.mod_revision).put(&path, value)).await?.committed()?;
-        Ok(())
+        Ok(is_other)
     }
 }
 
-/// The record of a certificate after `known` was the last one.
+/// What is kept of an identity after its agent showed a key, or none; and whether that is a key that is not taken, and
+/// was not shown before.
+fn identity_record(
+    known: Option<IdentityRecord>,
+    shown: Option<IdentityKey>,
+) -> (Option<IdentityRecord>, bool) {
+    match (known, shown) {
+        (None, shown) => (shown.map(IdentityRecord::new), false),
+        (Some(known), None) => (Some(known), false),
+        (Some(known), Some(shown)) => {
+            let not_taken = Some(shown).filter(|shown| *shown != known.key);
+            let is_other = not_taken.is_some() && not_taken != known.not_taken;
+            (Some(IdentityRecord { not_taken, ..known }), is_other)
+        }
+    }
+}
+
+/// The record of a certificate after `known` was the last one; without an identity.
 pub(super) fn cert_record(csr: &Csr, leaf: &Leaf, known: Option<CertRecord>) -> CertRecord {
     let issued_at = leaf.lifetime.issued_at();
     let mut earlier = Vec::new();
@@ -210,5 +254,6 @@ pub(super) fn cert_record(csr: &Csr, leaf: &Leaf, known: Option<CertRecord>) -> 
         serial: leaf.serial.to_string(),
         not_after: leaf.lifetime.not_after,
         earlier,
+        identity: None,
     }
 }

@@ -2,28 +2,27 @@
 //! acceptance are one transaction; a retry with the same key gets the same answer, another key is
 //! refused and audited.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use certs::recovery::IdentityKey;
 use certs::token::{Secret, TokenId};
-use certs::{Csr, Leaf, SecretHash};
+use certs::{Csr, Leaf, SecretHash, Source};
 use jiff::Timestamp;
 use proto::cluster::{ClusterSpec, ClusterStatus};
 use proto::ids::ClusterId;
 use serde::{Deserialize, Serialize};
 
-use super::authority::{Signer, cert_record};
+use super::authority::{CertRecord, Signer, cert_record};
+use super::recovery::{IdentityRecord, RecoveryConfig};
+use super::turns::{Noting, Standing, Turn, Turns};
 use crate::audit::Auditor;
 use crate::cache::Cache;
-use crate::centre::Error;
+use crate::centre::{Error, listed};
 use crate::driver::clock::Clock;
 use crate::driver::codec;
 use crate::engine::object::{Object, ObjectKey};
 use crate::health::Health;
 use crate::store::{Store, Txn};
-
-/// Enrolments per second for long, and at once.
-const RATE: f64 = 20.0;
-const BURST: f64 = 200.0;
 
 /// The value of `tokens/<id>`. The secret itself is never stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -90,6 +89,16 @@ pub enum Refused {
     Centre(#[from] Error),
 }
 
+impl Refused {
+    fn standing(&self) -> Standing {
+        match self {
+            Self::Malformed | Self::Csr(_) | Self::Foreign | Self::TooMany => Standing::Stranger,
+            Self::Expired(_) | Self::Used | Self::Gone | Self::OtherCluster => Standing::Holder,
+            Self::Centre(_) => Standing::Unjudged,
+        }
+    }
+}
+
 impl From<crate::store::Error> for Refused {
     fn from(error: crate::store::Error) -> Self {
         Self::Centre(error.into())
@@ -122,18 +131,21 @@ pub struct EnrolRequest {
     pub kube_system_uid: String,
     /// SemVer.
     pub version: String,
+    /// Of the identity key, by which the agent will recover; empty for one that knows none.
+    pub identity_csr_pem: String,
 }
 
 /// Enrols clusters.
 #[derive(Debug)]
 pub struct Enroller {
-    store: Arc<dyn Store>,
-    cache: Arc<Cache>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) cache: Arc<Cache>,
     signer: Arc<Signer>,
-    clock: Clock,
-    audit: Auditor,
-    health: Arc<Health>,
-    bucket: Mutex<(f64, Option<Timestamp>)>,
+    pub(super) clock: Clock,
+    pub(super) audit: Auditor,
+    pub(super) health: Arc<Health>,
+    pub(super) recovery: RecoveryConfig,
+    pub(super) turns: Turns,
 }
 
 impl Enroller {
@@ -146,7 +158,19 @@ impl Enroller {
         audit: Auditor,
         health: Arc<Health>,
     ) -> Self {
-        Self { store, cache, signer, clock, audit, health, bucket: Mutex::new((BURST, None)) }
+        let recovery = RecoveryConfig::default();
+        Self { store, cache, signer, clock, audit, health, recovery, turns: Turns::default() }
+    }
+
+    /// Lets agents recover as this says.
+    #[must_use]
+    pub fn with_recovery(self, recovery: RecoveryConfig) -> Self {
+        Self { recovery, ..self }
+    }
+
+    /// Where agents dial, where an admin said so.
+    pub(super) fn link_endpoints(&self) -> Option<Vec<String>> {
+        listed(&self.cache).map(|list| list.link_endpoints)
     }
 
     /// The signing CA.
@@ -154,38 +178,69 @@ impl Enroller {
         &self.signer
     }
 
-    /// Exchanges a token and a key for a certificate.
+    /// Exchanges a token and a key for a certificate, whoever asks.
     ///
     /// # Errors
     /// [`Refused`].
     pub async fn enrol(&self, request: &EnrolRequest) -> Result<Enrolled, Refused> {
-        let result = if self.admit() { self.enrol_inner(request).await } else { Err(Refused::TooMany) };
+        self.enrol_from(None, request).await
+    }
+
+    /// As [`Enroller::enrol`], on account of a source that has its turn.
+    pub(super) async fn enrol_from(
+        &self,
+        source: Option<Source>,
+        request: &EnrolRequest,
+    ) -> Result<Enrolled, Refused> {
+        let result = self.enrol_inner(request).await;
         let id: String = request.token.split('.').next().unwrap_or_default().chars().take(16).collect();
         match &result {
             Ok(enrolled) => {
+                self.granted(source);
                 self.health.enrolments.inc();
                 self.audit.note(&format!("token:{id}"), "cluster.enrol", enrolled.cluster.as_str(), "ok");
             }
             Err(refused) => {
                 self.health.enrolments_refused.inc();
-                self.audit.note(&format!("token:{id}"), "cluster.enrol", "", &refused.to_string());
+                if self.refused(source, refused.standing()) {
+                    self.audit.note(&format!("token:{id}"), "cluster.enrol", "", &refused.to_string());
+                }
             }
         }
         result
     }
 
-    /// A token bucket over all callers.
-    fn admit(&self) -> bool {
-        let now = self.clock.now();
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = bucket.1.map_or(0.0, |at| now.duration_since(at).as_secs_f64().max(0.0));
-        bucket.0 = (bucket.0 + passed * RATE).min(BURST);
-        bucket.1 = Some(now);
-        let admitted = bucket.0 >= 1.0;
-        if admitted {
-            bucket.0 -= 1.0;
+    pub(super) fn granted(&self, source: Option<Source>) {
+        if let Some(source) = source {
+            self.turns.granted(source, self.clock.now());
         }
-        admitted
+    }
+
+    /// Charges the source of a request that was refused; whether to note it.
+    pub(super) fn refused(&self, source: Option<Source>, standing: Standing) -> bool {
+        let Some(source) = source else { return true };
+        let noting = self.turns.refused(source, standing, self.clock.now());
+        if noting == Noting::Last {
+            self.note_held_up(source);
+        }
+        noting == Noting::Each
+    }
+
+    fn note_held_up(&self, source: Source) {
+        let by = format!("source:{source}");
+        self.audit.note(&by, "cluster.enrol", "", "too many: not noted one by one");
+    }
+
+    /// A turn for a source: the shell asks for one before each request.
+    pub(super) fn take_turn(&self, source: Source) -> bool {
+        let turn = self.turns.take(source, self.clock.now());
+        if let Turn::Wait { note } = turn {
+            self.health.enrolments_refused.inc();
+            if note {
+                self.note_held_up(source);
+            }
+        }
+        turn == Turn::Yours
     }
 
     async fn enrol_inner(&self, request: &EnrolRequest) -> Result<Enrolled, Refused> {
@@ -254,6 +309,11 @@ impl Enroller {
         status.kube_system_uid = request.kube_system_uid.chars().take(64).collect();
         status.version = request.version.chars().take(64).collect();
         status.certificate_not_after = Some(leaf.lifetime.not_after);
+        // Whoever held the identity before, the token is for this one.
+        status.clone_suspected_at = None;
+        let identity = Some(request.identity_csr_pem.as_str()).filter(|pem| !pem.is_empty());
+        let identity = identity.map(Csr::from_pem).transpose()?;
+        let identity = identity.map(|csr| IdentityRecord::new(IdentityKey::of(&csr)));
         let cert_path = codec::cert_path(record.cluster.as_str())?;
         let cert_entry = self.store.get(&cert_path).await?;
         let known = cert_entry.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok());
@@ -262,7 +322,7 @@ impl Enroller {
             .unchanged(&spec_path, entry.mod_revision)
             .unchanged(&status_path, status_entry.map_or(0, |entry| entry.mod_revision))
             .unchanged(&cert_path, cert_entry.map_or(0, |entry| entry.mod_revision))
-            .put(&cert_path, json(&cert_record(csr, leaf, known))?)
+            .put(&cert_path, json(&CertRecord { identity, ..cert_record(csr, leaf, known) })?)
             .put(
                 &status_path,
                 codec::encode(&Object::ClusterStatus(record.cluster.clone(), Box::new(status)))?,

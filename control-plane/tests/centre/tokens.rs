@@ -28,6 +28,7 @@ async fn enrol(centre: &Centre, token: &str, csr_pem: &str, uid: &str) -> Result
         csr_pem: csr_pem.to_owned(),
         kube_system_uid: uid.to_owned(),
         version: "0.1.0".to_owned(),
+        identity_csr_pem: String::new(),
     };
     centre.replicas[0].enroller.enrol(&request).await
 }
