@@ -3,7 +3,8 @@
 //!
 //! Accepted forms, and no others (no escapes, no empty or dot segments, no query, no port):
 //! `spiffe://<trust-domain>/cluster/<cluster>/agent`, `.../cluster/<cluster>/node/<node>`,
-//! `.../control-plane/<replica>`, `.../control-plane/<replica>/audit`, `.../operator/<name>`.
+//! `.../control-plane/<replica>`, `.../control-plane/<replica>/audit`, `.../control-plane/<replica>/endpoints`,
+//! `.../operator/<name>`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,7 +32,9 @@ pub enum Error {
     #[error("name {0:?} must be 1 to 253 characters of A-Z a-z 0-9 . - _ and not a dot or two")]
     Segment(String),
     /// The path is none of the known forms.
-    #[error("identity path {0:?} names no agent, node, control-plane replica, its audit or operator")]
+    #[error(
+        "identity path {0:?} names no agent, node, control-plane replica, its audit or endpoints, or operator"
+    )]
     Path(String),
 }
 
@@ -82,6 +85,11 @@ pub enum Role {
         /// Replica id.
         replica: String,
     },
+    /// What one replica of the control plane signs its lists of addresses with; it dials nobody.
+    Endpoints {
+        /// Replica id.
+        replica: String,
+    },
     /// A person or a pipeline.
     Operator {
         /// Operator name.
@@ -110,6 +118,11 @@ impl Role {
         Self::Audit { replica: replica.into() }
     }
 
+    /// The lists of addresses of the control-plane replica `replica`.
+    pub fn endpoints(replica: impl Into<String>) -> Self {
+        Self::Endpoints { replica: replica.into() }
+    }
+
     /// The operator `name`.
     pub fn operator(name: impl Into<String>) -> Self {
         Self::Operator { name: name.into() }
@@ -120,7 +133,9 @@ impl Role {
             // A role with one name repeats it: the check below wants a fixed number.
             Self::Agent { cluster } => [cluster, cluster],
             Self::Node { cluster, node } => [cluster, node],
-            Self::ControlPlane { replica } | Self::Audit { replica } => [replica, replica],
+            Self::ControlPlane { replica } | Self::Audit { replica } | Self::Endpoints { replica } => {
+                [replica, replica]
+            }
             Self::Operator { name } => [name, name],
         }
     }
@@ -133,6 +148,7 @@ impl fmt::Display for Role {
             Self::Node { cluster, node } => write!(f, "cluster/{cluster}/node/{node}"),
             Self::ControlPlane { replica } => write!(f, "control-plane/{replica}"),
             Self::Audit { replica } => write!(f, "control-plane/{replica}/audit"),
+            Self::Endpoints { replica } => write!(f, "control-plane/{replica}/endpoints"),
             Self::Operator { name } => write!(f, "operator/{name}"),
         }
     }
@@ -173,7 +189,10 @@ impl Identity {
     pub fn cluster(&self) -> Option<&str> {
         match &self.role {
             Role::Agent { cluster } | Role::Node { cluster, .. } => Some(cluster),
-            Role::ControlPlane { .. } | Role::Audit { .. } | Role::Operator { .. } => None,
+            Role::ControlPlane { .. }
+            | Role::Audit { .. }
+            | Role::Endpoints { .. }
+            | Role::Operator { .. } => None,
         }
     }
 }
@@ -215,6 +234,7 @@ impl FromStr for Identity {
             ["cluster", cluster, "node", node] => Role::node(*cluster, *node),
             ["control-plane", replica] => Role::control_plane(*replica),
             ["control-plane", replica, "audit"] => Role::audit(*replica),
+            ["control-plane", replica, "endpoints"] => Role::endpoints(*replica),
             ["operator", name] => Role::operator(*name),
             _ => return Err(Error::Path(path.to_owned())),
         };

@@ -1,11 +1,16 @@
 //! Every argument of every command.
 
+mod examples;
 mod operations;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use examples::with_examples;
 pub(crate) use operations::{ApplyArgs, DoctorArgs, InviteArgs, Place, StoreCommand};
+use proto::quantity::Span;
 
 /// Multi-cluster chaos, with every fault taken away again.
 #[derive(Debug, Parser)]
@@ -37,6 +42,10 @@ pub(crate) struct Global {
     /// Output form
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     pub(crate) output: Form,
+    /// How long the control plane may take to answer a request, up to 1h. Who follows a run gives up after ten times
+    /// as long without an answer
+    #[arg(long, global = true, env = "FAULTLINE_REQUEST_TIMEOUT", default_value = "1m", value_parser = timeout)]
+    pub(crate) request_timeout: Duration,
 }
 
 /// Output form.
@@ -79,6 +88,9 @@ pub(crate) enum Command {
     /// Invite, accept and revoke member clusters
     #[command(subcommand)]
     Clusters(ClustersCommand),
+    /// Where agents find the control plane, and moving it
+    #[command(subcommand)]
+    Centre(crate::verbs::centre::CentreCommand),
     /// Who may call the control plane, and as what: tokens with a role
     #[command(subcommand)]
     Operators(OperatorsCommand),
@@ -137,6 +149,7 @@ pub(crate) struct FileArg {
 #[derive(Debug, Args)]
 pub(crate) struct NameArg {
     /// Run, by name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: String,
 }
 
@@ -158,10 +171,10 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) definition: DefinitionArgs,
     /// Name of the run; a fresh one by default. A name runs once, ever
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) run_name: Option<String>,
     /// Nothing starts after this instant (RFC 3339)
-    #[arg(long)]
+    #[arg(long, value_parser = instant)]
     pub(crate) not_after: Option<String>,
     /// Return as soon as the run is recorded
     #[arg(long)]
@@ -188,6 +201,7 @@ pub(crate) struct GetArgs {
     /// What
     pub(crate) noun: Noun,
     /// One of them, by name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
 }
 
@@ -202,6 +216,7 @@ pub(crate) struct DescribeArgs {
     /// What
     pub(crate) noun: Described,
     /// Which, by name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: String,
 }
 
@@ -217,6 +232,7 @@ pub(crate) struct DeleteArgs {
     /// What
     pub(crate) noun: Deletable,
     /// Which, by name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: String,
 }
 
@@ -229,6 +245,7 @@ pub(crate) enum HaltCommand {
     /// Lift a halt by its id
     Release {
         /// Its id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
     },
 }
@@ -240,19 +257,19 @@ pub(crate) struct HaltSetArgs {
     #[arg(long, group = "scope", conflicts_with_all = ["cluster", "label", "namespace"])]
     pub(crate) fleet: bool,
     /// One cluster, by name or id
-    #[arg(long, group = "scope", conflicts_with = "label")]
+    #[arg(long, group = "scope", conflicts_with = "label", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) cluster: Option<String>,
     /// Clusters with these labels
     #[arg(long, group = "scope", value_name = "KEY=VALUE")]
     pub(crate) label: Vec<String>,
     /// Only this namespace of the cluster
-    #[arg(long, requires = "cluster")]
+    #[arg(long, requires = "cluster", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) namespace: Option<String>,
     /// Why, for everybody who meets it
     #[arg(long, default_value = "")]
     pub(crate) reason: String,
     /// Its id; assigned by default
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) id: Option<String>,
     /// Return without waiting until every connected cluster is Clean
     #[arg(long)]
@@ -266,12 +283,13 @@ pub(crate) enum ClustersCommand {
     /// A new token for a member that was built anew; what the old one had is refused from now on
     Replace {
         /// Name or id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// Accept it as soon as it enrols; otherwise it must be accepted again
         #[arg(long)]
         auto_accept: bool,
         /// Life of the token, at most 24h
-        #[arg(long, default_value = "30m")]
+        #[arg(long, default_value = "30m", value_parser = span)]
         ttl: String,
     },
     /// List members
@@ -279,16 +297,19 @@ pub(crate) enum ClustersCommand {
     /// Accept an enrolled member: the second of the two opt-ins
     Accept {
         /// Name or id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
     },
     /// Close a member's sessions and refuse its certificates
     Revoke {
         /// Name or id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
     },
     /// Forget a member
     Remove {
         /// Name or id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
     },
 }
@@ -298,12 +319,13 @@ pub(crate) enum OperatorsCommand {
     /// Make an operator; prints its token, this once
     Create {
         /// Its name: what grants, runs and the audit say
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// What it may; each role includes those before
         #[arg(long, value_enum)]
         role: OperatorRole,
         /// Life of the token, as in 720h; it does not end by default
-        #[arg(long)]
+        #[arg(long, value_parser = span)]
         ttl: Option<String>,
     },
     /// List operators
@@ -311,14 +333,16 @@ pub(crate) enum OperatorsCommand {
     /// Make another token for an operator, and print it; the one before opens nothing any more
     Rotate {
         /// Its name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// Life of the new token; it does not end by default
-        #[arg(long)]
+        #[arg(long, value_parser = span)]
         ttl: Option<String>,
     },
     /// Take an operator away; the last admin stays
     Revoke {
         /// Its name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
     },
 }
@@ -340,6 +364,7 @@ pub(crate) enum OperatorRole {
 #[derive(Debug, Args)]
 pub(crate) struct GrantArgs {
     /// Name of the grant
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: String,
     /// From this operator; "*" is every one
     #[arg(long = "from-operator", alias = "operator", value_name = "NAME")]
@@ -360,7 +385,7 @@ pub(crate) struct GrantArgs {
     #[arg(long, value_name = "KIND", required = true)]
     pub(crate) kind: Vec<String>,
     /// At most so many targets per cluster and run
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_targets: u32,
 }
 
@@ -378,13 +403,14 @@ pub(crate) struct LoginArgs {
     #[arg(long, env = "FAULTLINE_TOKEN_FILE")]
     pub(crate) token_file: PathBuf,
     /// Name of the context
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = "default", value_parser = word)]
     pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ContextArgs {
     /// Switch to this one
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
 }
 
@@ -402,13 +428,47 @@ pub(crate) struct DemoArgs {
     pub(crate) json: bool,
 }
 
-/// Splits KEY=VALUE pairs.
+/// A bound of waiting: more than nothing, at most an hour.
+fn timeout(text: &str) -> Result<Duration, String> {
+    let ms = Span::written(text).ms().map_err(|error| error.to_string())?;
+    if (1..=3_600_000).contains(&ms) {
+        return Ok(Duration::from_millis(ms));
+    }
+    Err("must be more than 0s and at most 1h".to_owned())
+}
+
+/// A duration of more than nothing, as written: the centre has the last word on it.
+pub(crate) fn span(text: &str) -> Result<String, String> {
+    match Span::written(text).ms() {
+        Ok(0) => Err("must be more than 0s".to_owned()),
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A name that is only used here.
+fn word(text: &str) -> Result<String, String> {
+    let is_word = (1..=100).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    if is_word {
+        Ok(text.to_owned())
+    } else {
+        Err("use 1 to 100 visible characters without a space".to_owned())
+    }
+}
+
+/// An instant, as written.
+fn instant(text: &str) -> Result<String, String> {
+    let at = text.parse::<jiff::Timestamp>();
+    at.map(|_| text.to_owned()).map_err(|_| "write it as in 2026-12-01T10:00:00Z".to_owned())
+}
+
+/// Splits the KEY=VALUE pairs of labels.
 pub(crate) fn pairs(list: &[String]) -> anyhow::Result<std::collections::BTreeMap<String, String>> {
     let pair = |text: &String| {
         let (key, value) = text
             .split_once('=')
             .filter(|(key, _)| !key.is_empty())
-            .ok_or_else(|| crate::exit::Misuse(format!("{text:?} is not KEY=VALUE")))?;
+            .ok_or_else(|| crate::exit::Misuse(format!("--label {text:?} is not KEY=VALUE")))?;
         Ok((key.to_owned(), value.to_owned()))
     };
     list.iter().map(pair).collect()

@@ -59,6 +59,24 @@ enum LogFormat {
 }
 
 impl TelemetryArgs {
+    /// What cannot be used of them, each by its flag.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Err(error) = EnvFilter::try_new(&self.log) {
+            problems.push(format!("--log {:?}: {error}", self.log));
+        }
+        let endpoint = self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty());
+        if endpoint.is_some_and(|endpoint| !is_http(endpoint)) {
+            problems.push("--otlp-endpoint is not http(s)://host:port".to_owned());
+        }
+        if let Some(path) = &self.otlp_ca
+            && let Err(error) = std::fs::read(path)
+        {
+            problems.push(format!("--otlp-ca: read {}: {error}", path.display()));
+        }
+        problems
+    }
+
     /// Starts logging and, where an endpoint is named, tracing as `service`. Keep what is returned until the role has
     /// ended: dropping it sends the last spans. A second start in one process is a mistake.
     ///
@@ -132,6 +150,12 @@ impl TelemetryArgs {
         let pem = std::fs::read(path).with_context(|| format!("--otlp-ca: read {}", path.display()))?;
         Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
     }
+}
+
+fn is_http(endpoint: &str) -> bool {
+    endpoint.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    })
 }
 
 /// Who this process is, as every span says. What the OTEL_ variables say goes first.

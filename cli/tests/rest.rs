@@ -18,12 +18,18 @@ use tokio_util::sync::CancellationToken;
 mod declared;
 #[path = "rest/doctor.rs"]
 mod doctor;
+#[path = "rest/forms.rs"]
+mod forms;
 #[path = "rest/invited.rs"]
 mod invited;
+#[path = "rest/moved.rs"]
+mod moved;
 #[path = "rest/operators.rs"]
 mod operators;
 #[path = "rest/proxied.rs"]
 mod proxied;
+#[path = "rest/recovered.rs"]
+mod recovered;
 #[path = "rest/restored.rs"]
 mod restored;
 
@@ -46,6 +52,11 @@ impl Centre {
 
     /// In this folder, on this store.
     async fn start_in(folder: TempDir, store: StoreChoice) -> Self {
+        Self::start_with(folder, store, |_| ()).await
+    }
+
+    /// The same, configured further.
+    async fn start_with(folder: TempDir, store: StoreChoice, further: impl FnOnce(&mut Config)) -> Self {
         certs::install_provider();
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -68,6 +79,7 @@ impl Centre {
         }
         config.rest_reload = Duration::from_millis(20);
         config.rest_tls = Some((file("rest.crt", &own.chain_pem), file("rest.key", &own.key_pem)));
+        further(&mut config);
         let listeners = control_plane::Listeners::bind(&config).await.expect("free ports");
         let port = listeners.rest.local_addr().expect("bound").port();
         let shutdown = CancellationToken::new();

@@ -3,10 +3,18 @@
 
 pub mod dial;
 pub mod enrol;
+mod home;
 pub mod identity;
+pub mod known;
+mod moving;
 pub mod outbox;
+pub mod recovery;
 pub mod renewal;
 pub mod session;
+#[cfg(test)]
+mod stage;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +24,24 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::dial::Dial;
+use self::home::Home;
 use self::outbox::Outbox;
+use self::recovery::NotRecovered;
 use self::renewal::Renewal;
-use self::session::Ended;
+use self::session::{Around, Ended};
 use crate::clock::Clock;
 use crate::driver::Input;
+
+/// Least wait after the centre refused a recovery: somebody must do something first, or a day must pass.
+const REFUSED_AGAIN: Duration = Duration::from_mins(5);
+/// It doubles with each refusal, so often.
+const REFUSED_DOUBLINGS: u32 = 3;
+
+/// The wait after this refusal in a row, the first one being 1. `spread` is uniform in 0..1.
+fn refused_wait(refusals: u32, spread: f64) -> Duration {
+    let least = REFUSED_AGAIN * (1 << refusals.saturating_sub(1).min(REFUSED_DOUBLINGS));
+    least + least.mul_f64(spread / 2.0)
+}
 
 /// How dialling again is spread: full jitter over exponentially growing waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,42 +86,72 @@ pub struct Link {
 impl Link {
     /// Dials, runs the session, waits, and dials the next endpoint.
     pub async fn run(mut self) {
-        let mut store_epoch = String::new();
+        let mut home = Home::new(self.renewal.credentials());
         let mut waits = self.waits();
         let mut attempt = 0usize;
+        let mut reached = None;
+        let mut refusals = 0u32;
         loop {
+            refusals = if self.recover(attempt).await { refusals.saturating_add(1) } else { 0 };
             let began = Instant::now();
-            let ended = match self.dial.dial(attempt).await {
+            let dialled = match reached.take() {
+                Some(connection) => Ok(connection),
+                None => self.dial.dial(attempt).await,
+            };
+            let ended = match dialled {
                 Ok(connection) => {
-                    let parts = (&*self.outbox, &*self.clock, &self.tell);
-                    let (outbox, clock, tell) = parts;
-                    let renewal = &mut self.renewal;
-                    session::session(connection, outbox, self.epoch, &mut store_epoch, renewal, clock, tell)
-                        .await
+                    let (outbox, clock, tell, dial) = (&*self.outbox, &*self.clock, &self.tell, &*self.dial);
+                    let around = Around { outbox, epoch: self.epoch, clock, tell, dial };
+                    session::session(connection, around, &mut home, &mut self.renewal).await
                 }
                 Err(error) => Ended::Lost(error.to_string()),
             };
             let lasted = began.elapsed();
             if lasted >= self.backoff.healthy {
                 waits = self.waits();
+                // It was let in with the certificate that it has.
+                refusals = 0;
             }
             let wait = match ended {
                 Ended::Renewed => continue,
-                // Never at once, and never all together, whatever we were told.
+                Ended::Moved(connection) => {
+                    home.moves();
+                    (attempt, reached) = (0, Some(connection));
+                    continue;
+                }
+                // Never at once, and never all together, whatever we were told; elsewhere, since it was told there.
                 Ended::GoAway(wait) => {
+                    attempt = attempt.wrapping_add(1);
                     wait.min(self.backoff.most) + self.backoff.first.mul_f64(fastrand::f64())
                 }
                 Ended::Lost(why) => {
                     attempt = attempt.wrapping_add(1);
                     // Without a last one the builder never ends; the fallback is its own maximum.
                     let most = waits.next().unwrap_or(self.backoff.most);
-                    let wait = most.mul_f64(fastrand::f64());
+                    let spread = fastrand::f64();
+                    let wait =
+                        if refusals > 0 { refused_wait(refusals, spread) } else { most.mul_f64(spread) };
                     tracing::warn!(why, wait_ms = wait.as_millis(), "no link to the centre");
                     wait
                 }
             };
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Comes back by the identity key where the certificate expired; whether the centre refused that. Whatever came of
+    /// it, the link is dialled then: the centre's clock is the one that counts.
+    async fn recover(&self, attempt: usize) -> bool {
+        let now = self.clock.now().wall;
+        if !self.renewal.is_expired(now) {
+            return false;
+        }
+        let cluster_uid = self.outbox.facts().cluster_uid;
+        let recovered = self.renewal.recover(&cluster_uid, now, attempt).await;
+        if let Err(error) = &recovered {
+            tracing::warn!(error = format!("{error:#}"), "the certificate expired and is not renewed");
+        }
+        matches!(recovered, Err(NotRecovered::Refused(_)))
     }
 
     fn waits(&self) -> backon::ExponentialBackoff {

@@ -136,7 +136,7 @@ impl Agent {
                 Grpc::new(credentials.clone(), &self.config.link_endpoints)
                     .through(self.config.proxy.clone()),
             ),
-            renewal: Renewal::of(credentials, fastrand::f64()),
+            renewal: Renewal::of(credentials, fastrand::f64()).through(self.config.proxy.clone()),
             backoff: self.config.backoff,
             node_heartbeat: self.config.node_heartbeat,
             denied: self.config.denied.clone(),

@@ -26,6 +26,7 @@ pub struct Cache {
     runs: broadcast::Sender<RunId>,
     applied: watch::Sender<Revision>,
     complete: watch::Sender<bool>,
+    endpoints: watch::Sender<()>,
 }
 
 impl Default for Cache {
@@ -36,6 +37,7 @@ impl Default for Cache {
             runs: broadcast::channel(CHANGES).0,
             applied: watch::channel(0).0,
             complete: watch::channel(false).0,
+            endpoints: watch::channel(()).0,
         }
     }
 }
@@ -80,6 +82,15 @@ impl Cache {
         if tokio::time::timeout(SEEN_WITHIN, reached).await.is_err() {
             tracing::warn!(revision, "a write did not come back in time");
         }
+    }
+
+    /// Wakes whoever asks when the list of the centre's addresses changes.
+    pub(crate) fn endpoints_changes(&self) -> watch::Receiver<()> {
+        self.endpoints.subscribe()
+    }
+
+    pub(crate) fn announce_endpoints(&self) {
+        self.endpoints.send_replace(());
     }
 
     fn lanes(&self) -> MutexGuard<'_, BTreeMap<ClusterId, Arc<Lane>>> {

@@ -4,6 +4,7 @@
 
 mod audit;
 mod clusters;
+mod endpoints;
 mod error;
 mod expected;
 mod halts;
@@ -18,13 +19,15 @@ mod watch;
 use std::sync::Arc;
 
 pub use audit::AuditFilter;
+pub(crate) use endpoints::listed;
 pub use error::Error;
 pub use expected::Expected;
 pub(crate) use expected::tag_of;
 pub use latch::Latch;
 pub(crate) use latch::persist_halt;
 pub use library::Definition;
-pub(crate) use once::{Answer, Claim, Claimed};
+pub(crate) use once::{Answer, Claim, Claimed, answer_is_over};
+pub(crate) use operators::OperatorRecord;
 pub use operators::{Caller, Role};
 use proto::rest::WhoAmI;
 pub(crate) use watch::is_over;
@@ -52,8 +55,10 @@ pub(crate) struct Parts {
     pub(crate) signer: Arc<Signer>,
     pub(crate) health: Arc<Health>,
     pub(crate) latch: Arc<Latch>,
-    /// `host:port` that goes into join tokens.
+    /// `host:port` that goes into join tokens, unless somebody said otherwise.
     pub(crate) enrol_advertise: String,
+    /// `host:port` that agents dial, unless somebody said otherwise; may be empty.
+    pub(crate) link_advertise: String,
 }
 
 impl Centre {

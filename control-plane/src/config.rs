@@ -8,6 +8,7 @@ use std::time::Duration;
 use certs::{Credential, TrustDomain};
 
 use crate::audit::AuditConfig;
+use crate::enrolment::{AGENT_TTL, RecoveryConfig};
 use crate::retention::RetentionConfig;
 use crate::store::etcd::EtcdConfig;
 
@@ -58,6 +59,10 @@ pub struct Config {
     pub rest_tls: Option<(PathBuf, PathBuf)>,
     /// How often these two files are looked at for a new certificate.
     pub rest_reload: Duration,
+    /// How long agents' certificates are valid; renewed at half of it.
+    pub agent_ttl: Duration,
+    /// Which agents come back by themselves after their certificate expired.
+    pub recovery: RecoveryConfig,
     /// How often agents and centre say that they are alive.
     pub heartbeat: Duration,
     /// How the audit is kept, sent and deleted.
@@ -87,6 +92,8 @@ impl Config {
             admin_token_file,
             rest_tls: None,
             rest_reload: Duration::from_secs(30),
+            agent_ttl: AGENT_TTL,
+            recovery: RecoveryConfig::default(),
             heartbeat: Duration::from_secs(5),
             audit: AuditConfig::default(),
             retention: RetentionConfig::default(),
@@ -110,6 +117,11 @@ pub(crate) struct Checked {
 }
 
 impl Config {
+    /// Everything that is wrong with it, each as one sentence that names the flag.
+    pub fn mistakes(&self) -> Vec<String> {
+        self.check().err().map_or_else(Vec::new, |Mistakes(mistakes)| mistakes)
+    }
+
     /// Reads the files and checks everything.
     ///
     /// # Errors
@@ -125,8 +137,8 @@ impl Config {
         let token = read("--admin-token-file", &self.admin_token_file).unwrap_or_default();
         let rest_tls = self.rest_tls.as_ref().and_then(|(chain, key)| {
             let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-            let chain_pem = text(read("--rest-cert", chain)?);
-            Some(Credential { chain_pem, key_pem: text(read("--rest-key", key)?) })
+            let (chain, key) = (read("--rest-cert", chain), read("--rest-key", key));
+            Some(Credential { chain_pem: text(chain?), key_pem: text(key?) })
         });
         let files_read = mistakes.is_empty();
         if files_read && kek.len() < 16 {
@@ -149,6 +161,11 @@ impl Config {
             {
                 mistakes.push(format!("{flag} {text:?} is not host:port"));
             }
+        }
+        if let Some(tls) = &rest_tls
+            && let Err(error) = certs::ReloadableIdentity::new(tls)
+        {
+            mistakes.push(format!("--rest-cert, --rest-key: {error}"));
         }
         if self.audit.keep_for < Duration::from_hours(1) {
             mistakes.push("--audit-retention is shorter than 1 h".to_owned());
@@ -198,7 +215,7 @@ pub(crate) fn host_of(text: &str) -> Option<String> {
     let (host, port) = text.rsplit_once(':')?;
     let port: u16 = port.parse().ok()?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    (port > 0 && !host.is_empty()).then(|| host.to_owned())
+    (port > 0 && !host.is_empty() && !host.contains(['/', '@', ' '])).then(|| host.to_owned())
 }
 
 #[cfg(test)]
@@ -241,7 +258,7 @@ mod tests {
     fn hosts_lose_their_port_and_brackets() {
         assert_eq!(host_of("a.example:7444").as_deref(), Some("a.example"));
         assert_eq!(host_of("[::1]:7444").as_deref(), Some("::1"));
-        for bad in ["a.example", ":1", "a:0", "a:b", ""] {
+        for bad in ["a.example", ":1", "a:0", "a:b", "", "https://a:1", "me@a:1", "a b:1"] {
             assert_eq!(host_of(bad), None, "{bad}");
         }
     }

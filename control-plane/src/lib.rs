@@ -10,6 +10,7 @@ pub mod config;
 pub mod driver;
 pub mod engine;
 pub mod enrolment;
+pub mod format;
 pub mod health;
 mod leading;
 pub mod link;

@@ -14,14 +14,16 @@ use crate::audit::{self, AuditConfig, AuditWriter, Auditor, Export, Keeper, Seal
 use crate::cache::Cache;
 use crate::centre::{Centre, Error, Latch, Parts};
 use crate::driver::clock::Clock;
-use crate::driver::{Driver, DriverConfig};
-use crate::enrolment::{Enroller, Signer};
+use crate::driver::{Driver, DriverConfig, rewritten};
+use crate::enrolment::{Enroller, RecoveryConfig, Signer};
+use crate::format::{self, Raising};
 use crate::health::Health;
 use crate::link::{Hub, LinkConfig};
 use crate::peers::{PeerService, Peers, PeersConfig};
 use crate::retention::{Retention, RetentionConfig};
 use crate::store::counted::Counted;
 use crate::store::keys::Key;
+use crate::store::preserving::Preserving;
 use crate::store::{Compare, FollowConfig, LeaseId, Store, Txn};
 
 /// Settings of a replica.
@@ -35,14 +37,18 @@ pub struct ReplicaConfig {
     pub follow: FollowConfig,
     /// Of the link.
     pub link: LinkConfig,
-    /// `host:port` that goes into join tokens.
+    /// `host:port` that goes into join tokens, unless an admin said otherwise.
     pub enrol_advertise: String,
+    /// `host:port` that agents dial, unless an admin said otherwise; may be empty.
+    pub link_advertise: String,
     /// How the audit is kept.
     pub audit: AuditConfig,
     /// What the leader does about the rest of the past.
     pub retention: RetentionConfig,
     /// How other replicas reach it; `None`: they do not.
     pub peers: Option<PeersConfig>,
+    /// Which agents come back by themselves after their certificate expired.
+    pub recovery: RecoveryConfig,
 }
 
 impl ReplicaConfig {
@@ -54,9 +60,11 @@ impl ReplicaConfig {
             follow: FollowConfig::default(),
             link: LinkConfig::default(),
             enrol_advertise: enrol_advertise.into(),
+            link_advertise: String::new(),
             audit: AuditConfig::default(),
             retention: RetentionConfig::default(),
             peers: None,
+            recovery: RecoveryConfig::default(),
         }
     }
 }
@@ -78,6 +86,7 @@ pub struct Replica {
     writer: AuditWriter,
     export: Option<Export>,
     retention: Retention,
+    format: Raising,
     latch: Arc<Latch>,
     cache: Arc<Cache>,
     peers: Option<Peers>,
@@ -87,7 +96,7 @@ impl Replica {
     /// Puts a replica together; nothing runs yet.
     ///
     /// # Errors
-    /// [`Error::Store`] when the store's epoch can be neither read nor made.
+    /// [`Error::Store`] when the store's epoch can be neither read nor made; [`Error::Format`] when it is of a newer version.
     pub async fn new(
         store: Arc<dyn Store>,
         signer: Arc<Signer>,
@@ -96,6 +105,8 @@ impl Replica {
     ) -> Result<Self, Error> {
         let health = Arc::new(Health::default());
         let store: Arc<dyn Store> = Arc::new(Counted::new(store, &health.store_calls));
+        let store: Arc<dyn Store> = Arc::new(Preserving::new(store, rewritten));
+        format::check(store.as_ref()).await?;
         let store_epoch = store_epoch(store.as_ref(), &clock).await?;
         let cache = Arc::new(Cache::default());
         let sealer = Sealer::new(signer.clone(), clock.clone(), &config.replica)
@@ -113,11 +124,16 @@ impl Replica {
         Ok(Self {
             centre: base.centre(&config),
             hub: Arc::new(base.hub(&config, lease_seen, store_epoch)),
-            enroller: Arc::new(base.enroller()),
+            enroller: Arc::new(base.enroller(config.recovery)),
             driver: base.driver(&config, revocations.clone(), lease, leads),
             revocations,
             writer,
-            export: base.export(&config.audit, leads_seen.clone()),
+            export: base.export(&config, leads_seen.clone()),
+            format: Raising {
+                store: base.store.clone(),
+                cache: base.cache.clone(),
+                leads: leads_seen.clone(),
+            },
             retention: base.retention(&config, sealer, leads_seen),
             peers,
             health: base.health,
@@ -138,6 +154,11 @@ impl Replica {
         let keeping = self.retention.run(shutdown.clone());
         tasks.spawn(async move {
             keeping.await;
+            Ok(())
+        });
+        let raising = self.format.run(shutdown.clone());
+        tasks.spawn(async move {
+            raising.await;
             Ok(())
         });
         if let Some(export) = self.export {
@@ -185,6 +206,7 @@ impl Base {
             health: self.health.clone(),
             latch: self.latch.clone(),
             enrol_advertise: config.enrol_advertise.clone(),
+            link_advertise: config.link_advertise.clone(),
         })
     }
 
@@ -209,7 +231,7 @@ impl Base {
         }
     }
 
-    fn enroller(&self) -> Enroller {
+    fn enroller(&self, recovery: RecoveryConfig) -> Enroller {
         Enroller::new(
             self.store.clone(),
             self.cache.clone(),
@@ -218,6 +240,7 @@ impl Base {
             self.audit.clone(),
             self.health.clone(),
         )
+        .with_recovery(recovery)
     }
 
     fn driver(
@@ -246,13 +269,14 @@ impl Base {
         }
     }
 
-    fn export(&self, config: &AuditConfig, leads: watch::Receiver<Option<Compare>>) -> Option<Export> {
-        config.sink.clone().map(|choice| Export {
+    fn export(&self, config: &ReplicaConfig, leads: watch::Receiver<Option<Compare>>) -> Option<Export> {
+        config.audit.sink.clone().map(|choice| Export {
             store: self.store.clone(),
             choice,
+            replica: config.replica.clone(),
             clock: self.clock.clone(),
             health: self.health.clone(),
-            alarm_after: config.alarm_after,
+            alarm_after: config.audit.alarm_after,
             leads,
         })
     }
@@ -272,6 +296,7 @@ impl Base {
             keeper: Keeper { store: self.store.clone(), sealer, sink },
             leads,
             keep_for: config.audit.keep_for,
+            certificates_live: self.signer.agent_ttl(),
             config: config.retention,
         }
     }

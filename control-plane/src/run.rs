@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
+use crate::cache::Cache;
+use crate::centre::listed;
 use crate::config::{Checked, Config, StoreChoice, host_of};
 use crate::driver::clock::Clock;
 use crate::enrolment::{EnrolmentService, Signer};
@@ -40,6 +42,13 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(8);
 const END_WITHIN: Duration = Duration::from_secs(12);
 /// The largest link message, in bytes: a complete list of authored objects.
 const MAX_MESSAGE_BYTES: usize = 2 << 20;
+
+/// Of one request's headers.
+const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;
+const ENROL_CONNECTIONS: usize = 2048;
+/// An enrolment is one request: who stays longer is sent away.
+const ENROL_AGE: Duration = Duration::from_mins(1);
+const ENROL_GRACE: Duration = Duration::from_secs(20);
 
 /// Bound sockets, so that a caller knows the addresses before anything is served.
 #[derive(Debug)]
@@ -92,7 +101,7 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
     let replica = clock.new_replica(&config.host);
     let signer =
         Signer::load(store.as_ref(), &checked.kek, &checked.trust_domain, &replica, clock.now()).await;
-    let signer = Arc::new(signer.context("load the CA")?);
+    let signer = Arc::new(signer.context("load the CA")?.with_agent_ttl(config.agent_ttl));
     let advertised = |given: &Option<String>, listener: &TcpListener| match given {
         Some(given) => Ok(given.clone()),
         None => listener.local_addr().map(|addr| addr.to_string()),
@@ -113,14 +122,17 @@ pub async fn serve(config: Config, listeners: Listeners, shutdown: CancellationT
         bundle: bundle.clone(),
         trust_domain: checked.trust_domain.clone(),
     });
+    settings.link_advertise.clone_from(&link_advertise);
     settings.audit = config.audit.clone();
     settings.retention = config.retention;
+    settings.recovery = config.recovery;
     settings.link = LinkConfig { heartbeat: config.heartbeat, ..LinkConfig::default() };
     let replica =
         Replica::new(store, signer.clone(), clock.clone(), settings).await?.start(&mut tasks, &inner);
     replica.centre.ensure_admin(&checked.admin_token).await.context("store the bootstrap token")?;
     let expiry = replica.health.certificate_expiry.clone();
-    tasks.spawn(renew(signer.clone(), identity.clone(), names, clock, expiry, inner.clone()));
+    let server = ServerNames { given: names, cache: replica.hub.cache.clone() };
+    tasks.spawn(renew(signer.clone(), identity.clone(), server, clock, expiry, inner.clone()));
     let link = LinkService::new(replica.hub.clone(), shutdown.clone());
     let rest_files = config.rest_tls.as_ref();
     let rest_reload = config.rest_reload;
@@ -196,17 +208,45 @@ fn issue(signer: &Signer, names: &[String], clock: &Clock) -> anyhow::Result<cer
     signer.issue_server(&names, clock.now()).context("issue the server certificate")
 }
 
-/// Makes the server certificate anew at half of its life, until `shutdown`.
+/// What the listeners are called: as configured, and as an admin told agents to dial them.
+struct ServerNames {
+    given: Vec<String>,
+    cache: Arc<Cache>,
+}
+
+impl ServerNames {
+    fn all(&self) -> Vec<String> {
+        let mut names = self.given.clone();
+        if let Some(list) = listed(&self.cache) {
+            let addresses = list.link_endpoints.iter().chain(&list.enrol_endpoints);
+            names.extend(addresses.filter_map(|address| host_of(address)));
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn issue(&self, signer: &Signer, clock: &Clock) -> anyhow::Result<certs::Credential> {
+        issue(signer, &self.all(), clock).or_else(|error| {
+            tracing::error!(error = format!("{error:#}"), "the listed addresses cannot be certified");
+            issue(signer, &self.given, clock)
+        })
+    }
+}
+
+/// Makes the server certificate anew at half of its life, and when agents are told other addresses, until `shutdown`.
 async fn renew(
     signer: Arc<Signer>,
     identity: ReloadableIdentity,
-    names: Vec<String>,
+    names: ServerNames,
     clock: Clock,
     expiry: Gauge,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let mut changes = names.cache.endpoints_changes();
     loop {
-        let credential = issue(&signer, &names, &clock)?;
+        changes.mark_unchanged();
+        let credential = names.issue(&signer, &clock)?;
         let lifetime = certs::Lifetime::of_chain_pem(&credential.chain_pem)?;
         identity.replace(&credential)?;
         expiry.set(lifetime.not_after.as_second());
@@ -214,6 +254,7 @@ async fn renew(
         let pause: Duration = at.duration_since(clock.now()).try_into().unwrap_or(Duration::from_mins(1));
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
+            changed = changes.changed() => changed.context("the cache is gone")?,
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -247,21 +288,30 @@ impl Ports<'_> {
         let tls = server::config(&self.identity, ClientAuth::Required(rules), Protocol::Grpc)?;
         let service = LinkServer::new(link.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let server = grpc_server().add_service(service).add_service(self.replica.peers.clone().guarded());
+        let health = &self.replica.health;
         let serving = server.serve_with_incoming_shutdown(
-            Acceptor::new(listeners.link, tls),
+            Acceptor::new(listeners.link, tls).telling(health.turned_away("link")),
             shutdown.clone().cancelled_owned(),
         );
         tasks.spawn(async move { serving.await.context("serve the links") });
 
         let tls = server::config(&self.identity, ClientAuth::None, Protocol::Grpc)?;
         let service = EnrolmentService::new(self.replica.enroller.clone(), vec![link_advertise]);
-        let mut server = grpc_server().timeout(Duration::from_secs(20));
-        let server = server.add_service(EnrolmentServer::new(service).max_decoding_message_size(64 << 10));
+        let mut server = grpc_server()
+            .timeout(Duration::from_secs(20))
+            .max_connection_age(ENROL_AGE)
+            .max_connection_age_grace(ENROL_GRACE);
+        let enrolment = EnrolmentServer::new(service.clone()).max_decoding_message_size(64 << 10);
+        let server = server.add_service(enrolment);
         let serving = server.serve_with_incoming_shutdown(
-            Acceptor::new(listeners.enrol, tls),
+            Acceptor::with_limits(listeners.enrol, tls, enrol_limits()).telling(health.turned_away("enrol")),
             shutdown.clone().cancelled_owned(),
         );
-        tasks.spawn(async move { serving.await.context("serve enrolment") });
+        tasks.spawn(async move {
+            let served = serving.await.context("serve enrolment");
+            service.drained().await;
+            served
+        });
 
         let own = self.checked.rest_tls.as_ref().map(ReloadableIdentity::new).transpose();
         let own = own.context("use --rest-cert and --rest-key")?;
@@ -281,8 +331,14 @@ impl Ports<'_> {
     }
 }
 
+/// Nobody who enrols is known yet, and nobody stays.
+fn enrol_limits() -> certs::Limits {
+    certs::Limits { connections: ENROL_CONNECTIONS, ..certs::Limits::default() }
+}
+
 fn grpc_server() -> Server {
     Server::builder()
+        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .max_concurrent_streams(16)

@@ -10,14 +10,22 @@
 mod agent;
 #[path = "centre/authoring.rs"]
 mod authoring;
+#[path = "centre/crowds.rs"]
+mod crowds;
+#[path = "centre/endpoints.rs"]
+mod endpoints;
 #[path = "centre/fixture.rs"]
 mod fixture;
+#[path = "centre/frozen.rs"]
+mod frozen;
 #[path = "centre/lifecycle.rs"]
 mod lifecycle;
 #[path = "centre/moved.rs"]
 mod moved;
 #[path = "centre/process.rs"]
 mod process;
+#[path = "centre/recovered.rs"]
+mod recovered;
 #[path = "centre/replaced.rs"]
 mod replaced;
 #[path = "centre/replicas.rs"]
@@ -26,5 +34,7 @@ mod replicas;
 mod resumed;
 #[path = "centre/sessions.rs"]
 mod sessions;
+#[path = "centre/skew.rs"]
+mod skew;
 #[path = "centre/tokens.rs"]
 mod tokens;

@@ -58,16 +58,16 @@ pub enum AuditLine {
     Checkpoint(AuditCheckpoint),
 }
 
-fn number(bytes: &mut Vec<u8>, number: u64) {
+pub(crate) fn number(bytes: &mut Vec<u8>, number: u64) {
     bytes.extend_from_slice(&number.to_be_bytes());
 }
 
-fn text(bytes: &mut Vec<u8>, text: &str) {
+pub(crate) fn text(bytes: &mut Vec<u8>, text: &str) {
     number(bytes, text.len() as u64);
     bytes.extend_from_slice(text.as_bytes());
 }
 
-fn instant(bytes: &mut Vec<u8>, at: Timestamp) {
+pub(crate) fn instant(bytes: &mut Vec<u8>, at: Timestamp) {
     bytes.extend_from_slice(&at.as_nanosecond().to_be_bytes());
 }
 

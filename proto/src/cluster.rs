@@ -56,10 +56,19 @@ pub struct ClusterStatus {
     pub disconnected_at: Option<Timestamp>,
     /// Last instant of the certificate that was issued last.
     pub certificate_not_after: Option<Timestamp>,
+    /// When a second holder of its identity showed up: nobody recovers with it until the cluster is replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clone_suspected_at: Option<Timestamp>,
     /// Latest inventory.
     pub inventory: InventorySummary,
     /// Halts acknowledged: id to level.
     pub halts: BTreeMap<String, crate::halt::HaltLevel>,
+    /// Sequence of the list of the centre's addresses that its agent keeps, 0 for none; absent: not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoints_sequence: Option<u64>,
+    /// When its agent last refused this centre, because it has gone over to a newer copy of the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused_as_old_at: Option<Timestamp>,
 }
 
 /// What an agent sees, in short; at most a few KB.
@@ -92,6 +101,9 @@ pub struct NodeSummary {
     pub name: String,
     /// Whether its daemon is connected.
     pub daemon: bool,
+    /// Its daemon is about to end and takes no new start.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
     /// What the daemon found missing, by capability name.
     pub missing: Vec<String>,
     /// Why no daemon can work on it (Windows, a virtual node); empty where one can.

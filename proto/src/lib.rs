@@ -9,6 +9,7 @@ pub mod catalogue;
 pub mod ceiling;
 pub mod cluster;
 pub mod crd;
+pub mod endpoints;
 pub mod experiment;
 pub mod exposition;
 pub mod fault;

@@ -6,6 +6,7 @@ use prost::Message;
 use proto::api;
 use proto::assignment::{ClusterPhase, Desired, Intent, Observed, Origin, StopReason};
 use proto::cluster::NodeCapabilities;
+use proto::endpoints::{EndpointList, SignedEndpoints};
 use proto::grant::Principal;
 use proto::halt::{Halt, HaltScope};
 use proto::injection::{Action, EndReason, Injection, InjectionPhase, InjectionStatus, TargetRef};
@@ -15,6 +16,11 @@ use proto::wire::{
     Authored, AuthoredKind, AuthoredRef, Down, HaltState, Halts, Held, Hello, Inject, Latched, Mirror, Nack,
     NodeDown, NodeHaltState, NodeHello, NodeUp, Up, Welcome,
 };
+
+#[path = "wire/frozen.rs"]
+mod frozen;
+#[path = "wire/newer.rs"]
+mod newer;
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -100,6 +106,17 @@ fn nack() -> Nack {
     Nack { run: "r-1".into(), generation: 2, code: "Unknown".into(), detail: "no such kind".into() }
 }
 
+fn endpoints() -> SignedEndpoints {
+    let list = EndpointList {
+        trust_domain: "td.test".into(),
+        sequence: 4,
+        link_endpoints: vec!["hub:7444".into()],
+        enrol_endpoints: vec!["hub:7445".into()],
+        at: now(),
+    };
+    SignedEndpoints { list, chain_pem: "x".into(), signature: "y".into() }
+}
+
 /// One of every kind.
 fn ups() -> Vec<Up> {
     let hello = Hello {
@@ -112,6 +129,7 @@ fn ups() -> Vec<Up> {
         halts: vec![halt()],
         kube_system_uid: "u".into(),
         accepts_starts: true,
+        endpoints_sequence: Some(4),
     };
     let observed = Observed::new("r-1".parse().expect("valid"), 3, ClusterPhase::Running);
     let authored = Authored {
@@ -133,7 +151,8 @@ fn ups() -> Vec<Up> {
         Up::AuthoredList(vec![authored_ref()]),
         Up::HaltState(HaltState { latched: vec![id()], clean: vec![id()], local: vec![halt()] }),
         Up::Inventory(Box::default()),
-        Up::Renew { csr_pem: "x".into() },
+        Up::EndpointsKept { sequence: 4 },
+        Up::Renew { csr_pem: "x".into(), identity_csr_pem: "y".into() },
     ]
 }
 
@@ -161,6 +180,7 @@ fn downs() -> Vec<Down> {
         Down::Renewed { chain_pem: "x".into(), bundle_pem: "y".into() },
         Down::GoAway { reason: "Draining".into(), reconnect_in_ms: 100 },
         Down::Nack(nack()),
+        Down::Endpoints(Box::new(endpoints())),
     ]
 }
 
@@ -182,6 +202,7 @@ fn node_ups() -> Vec<NodeUp> {
         NodeUp::State(Box::new(status())),
         NodeUp::ClockProbe { id: 5 },
         NodeUp::HaltState(halts),
+        NodeUp::Draining,
     ]
 }
 

@@ -9,12 +9,13 @@ fn parse(text: &str) -> Result<Identity, Error> {
 }
 
 #[test]
-fn reads_the_five_forms() {
+fn reads_the_six_forms() {
     let cases = [
         ("spiffe://td.x/cluster/c1/agent", Role::agent("c1")),
         ("spiffe://td.x/cluster/c1/node/worker-1.local", Role::node("c1", "worker-1.local")),
         ("spiffe://td.x/control-plane/0", Role::control_plane("0")),
         ("spiffe://td.x/control-plane/0/audit", Role::audit("0")),
+        ("spiffe://td.x/control-plane/0/endpoints", Role::endpoints("0")),
         ("spiffe://td.x/operator/Ann_B", Role::operator("Ann_B")),
     ];
     for (text, role) in cases {

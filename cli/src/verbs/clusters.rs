@@ -4,6 +4,7 @@ mod file;
 mod many;
 mod secret;
 
+use anyhow::Context as _;
 use proto::rest::{ClusterView, Invitation, InviteCluster, ReplaceCluster};
 use serde_json::json;
 
@@ -27,11 +28,11 @@ pub(crate) async fn run(client: &Client, form: Form, command: ClustersCommand) -
             let head = ["NAME", "ID", "STATE", "NODES", "DAEMONS", "PODS", "VERSION"];
             output::print(form, &clusters, &head, || clusters.iter().map(super::get::cluster_row).collect())?;
         }
-        ClustersCommand::Accept { name } => change(client, &name, "accept", "accepted").await?,
-        ClustersCommand::Revoke { name } => change(client, &name, "revoke", "revoked").await?,
+        ClustersCommand::Accept { name } => change(client, form, &name, "accept", "accepted").await?,
+        ClustersCommand::Revoke { name } => change(client, form, &name, "revoke", "revoked").await?,
         ClustersCommand::Remove { name } => {
             client.delete(&format!("/v1/clusters/{}", segment(&name))).await?;
-            output::data(&format!("cluster/{name} removed"))?;
+            output::done(form, "cluster", &name, "removed")?;
         }
     }
     Ok(Exit::Ok)
@@ -53,18 +54,19 @@ async fn invite(client: &Client, form: Form, args: InviteArgs) -> anyhow::Result
 }
 
 fn show(form: Form, invitation: &Invitation) -> anyhow::Result<()> {
-    output::note(&format!(
+    invitation.token.parse::<certs::JoinToken>().context("the control plane gave no join token")?;
+    output::note(&output::line(&format!(
         "token for {} ({}), good for one use until {}; shown only now",
         invitation.name, invitation.cluster, invitation.expires_at
-    ));
+    )));
     if form == Form::Table {
         return output::data(&invitation.token);
     }
     output::print(form, invitation, &[], Vec::new)
 }
 
-async fn change(client: &Client, name: &str, verb: &str, done: &str) -> anyhow::Result<()> {
+async fn change(client: &Client, form: Form, name: &str, verb: &str, done: &str) -> anyhow::Result<()> {
     let view: ClusterView =
         client.post(&format!("/v1/clusters/{}/{verb}", segment(name)), &json!({})).await?;
-    output::data(&format!("cluster/{} {done}", view.spec.name))
+    output::done(form, "cluster", &view.spec.name, done)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use certs::Connector;
+use proto::api::link as pb;
 use proto::api::link::link_client::LinkClient;
 use proto::wire::{Down, MAX_DOCUMENT_BYTES, Nack, Up};
 use tokio::sync::mpsc;
@@ -20,6 +21,8 @@ use super::session::Connection;
 const WINDOW: usize = 64;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take to come about: the next address waits behind it.
+const WITHIN: Duration = Duration::from_secs(10);
 
 /// Why no connection came about.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,15 +40,15 @@ pub trait Dial: Send + Sync + Debug {
 #[derive(Debug)]
 pub struct Grpc {
     credentials: Credentials,
-    endpoints: Vec<String>,
+    /// Dialled instead of what is kept, where that is not empty.
+    instead: Vec<String>,
     proxy: Option<certs::Proxy>,
 }
 
 impl Grpc {
-    /// Dials the endpoints of the identity, or `instead` where that is not empty.
+    /// Dials the endpoints that are kept with the identity at that time, or `instead` where that is not empty.
     pub fn new(credentials: Credentials, instead: &[String]) -> Self {
-        let endpoints = if instead.is_empty() { credentials.endpoints().to_vec() } else { instead.to_vec() };
-        Self { credentials, endpoints, proxy: None }
+        Self { credentials, instead: instead.to_vec(), proxy: None }
     }
 
     /// Dials through this proxy what it is for.
@@ -59,8 +62,10 @@ impl Grpc {
 impl Dial for Grpc {
     async fn dial(&self, attempt: usize) -> Result<Connection, DialError> {
         let failed = |error: &(dyn std::error::Error + 'static)| DialError(chain(error));
-        let at = attempt.checked_rem(self.endpoints.len()).unwrap_or(0);
-        let address = self.endpoints.get(at).ok_or_else(|| DialError("no endpoint is known".to_owned()))?;
+        let follows = self.instead.is_empty();
+        let endpoints = if follows { self.credentials.endpoints() } else { self.instead.clone() };
+        let at = attempt.checked_rem(endpoints.len()).unwrap_or(0);
+        let address = endpoints.get(at).ok_or_else(|| DialError("no endpoint is known".to_owned()))?;
         let config = self.credentials.client_config().map_err(|e| DialError(format!("{e:#}")))?;
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|e| failed(&e))?
@@ -68,7 +73,9 @@ impl Dial for Grpc {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         let connector = Connector::new(config).with_proxy(self.proxy.clone());
-        let channel = endpoint.connect_with_connector(connector).await.map_err(|e| failed(&e))?;
+        let connecting = tokio::time::timeout(WITHIN, endpoint.connect_with_connector(connector));
+        let late = |_| DialError(format!("{address} does not answer within {} s", WITHIN.as_secs()));
+        let channel = connecting.await.map_err(late)?.map_err(|e| failed(&e))?;
         let mut client = LinkClient::new(channel).max_decoding_message_size(4 * MAX_DOCUMENT_BYTES);
         let (up, outgoing) = mpsc::channel::<Up>(WINDOW);
         let (arrived, down) = mpsc::channel::<Down>(WINDOW);
@@ -86,6 +93,7 @@ impl Dial for Grpc {
                     Ok(message) => message,
                     Err(status) => return tracing::debug!(code = %status.code(), message = status.message(), "link ended"),
                 };
+                let about = about(&message);
                 match Down::try_from(message) {
                     Ok(down) => {
                         if arrived.send(down).await.is_err() {
@@ -95,15 +103,23 @@ impl Dial for Grpc {
                     Err(error) => {
                         tracing::warn!(%error, "message not understood");
                         if let Some(up) = nack.upgrade() {
-                            let detail = error.to_string();
-                            let nack = Nack { run: String::new(), generation: 0, code: "Malformed".into(), detail };
+                            let (run, generation) = about;
+                            let nack = Nack { run, generation, code: "Malformed".into(), detail: error.to_string() };
                             let _ = up.try_send(Up::Nack(nack));
                         }
                     }
                 }
             }
         });
-        Ok(Connection { up, down, pumps })
+        Ok(Connection { up, down, pumps, address: follows.then(|| address.clone()) })
+    }
+}
+
+/// The run and the generation that a message is about, by its envelope: what is refused is refused for that run.
+fn about(message: &pb::Down) -> (String, u64) {
+    match &message.kind {
+        Some(pb::down::Kind::Desired(desired)) => (desired.run.clone(), desired.generation),
+        _ => (String::new(), 0),
     }
 }
 

@@ -11,7 +11,8 @@ use proto::api::enrolment::enrolment_client::EnrolmentClient;
 use proto::ids::ClusterId;
 use tonic::transport::Endpoint;
 
-use super::identity::{Enrolled, StoredIdentity};
+use super::identity::{EnrolEndpoint, Enrolled, StoredIdentity};
+use super::known::KnownCentre;
 use crate::cluster::Secrets;
 
 /// The identity, enrolled: as kept, or by this token. Needs no token once enrolled. Another token for the same
@@ -23,6 +24,10 @@ pub async fn identity(
     proxy: Option<&Proxy>,
 ) -> anyhow::Result<StoredIdentity> {
     let kept = StoredIdentity::load(&**secrets).await?;
+    let kept = match kept {
+        Some(kept) => Some(completed(kept, &**secrets, token).await?),
+        None => None,
+    };
     if let Some(kept) = kept.as_ref().filter(|k| k.enrolled.is_some()) {
         let other = token.filter(|t| t.cluster != kept.cluster.as_str());
         if let Some(token) = other {
@@ -45,8 +50,7 @@ pub async fn identity(
     let mut stored = if let Some(kept) = kept.filter(|k| k.token_id == token_id && k.cluster == cluster) {
         kept
     } else {
-        let key_pem = PrivateKey::generate()?.to_pem();
-        let fresh = StoredIdentity { cluster, token_id, key_pem, enrolled: None };
+        let fresh = fresh(cluster, token_id)?;
         fresh.save(&**secrets).await?;
         fresh
     };
@@ -66,12 +70,50 @@ async fn again(
     proxy: Option<&Proxy>,
 ) -> anyhow::Result<StoredIdentity> {
     let cluster: ClusterId = token.cluster.parse().context("read the join token")?;
-    let key_pem = PrivateKey::generate()?.to_pem();
-    let mut fresh = StoredIdentity { cluster, token_id: token.id.to_string(), key_pem, enrolled: None };
+    let mut fresh = fresh(cluster, token.id.to_string())?;
     fresh.enrolled = Some(enrol(token, &fresh, cluster_uid, proxy).await?);
     fresh.save(secrets).await?;
     tracing::info!(cluster = %fresh.cluster, "enrolled again, with another join token");
     Ok(fresh)
+}
+
+/// An identity of its own two keys, nothing done with it yet.
+fn fresh(cluster: ClusterId, token_id: String) -> anyhow::Result<StoredIdentity> {
+    Ok(StoredIdentity {
+        cluster,
+        token_id,
+        key_pem: PrivateKey::generate()?.to_pem(),
+        identity_key_pem: Some(PrivateKey::generate()?.to_pem()),
+        recoveries: 0,
+        recovering_key_pem: None,
+        enrolled: None,
+        centre: KnownCentre::default(),
+    })
+}
+
+/// With what an earlier version did not keep: the identity key, which the next renewal registers, and where it
+/// enrolled, as long as the token is still there.
+async fn completed(
+    kept: StoredIdentity,
+    secrets: &dyn Secrets,
+    token: Option<&JoinToken>,
+) -> anyhow::Result<StoredIdentity> {
+    let mut whole = kept.clone();
+    if whole.identity_key_pem.is_none() {
+        whole.identity_key_pem = Some(PrivateKey::generate()?.to_pem());
+    }
+    let token = token.filter(|token| token.id.to_string() == kept.token_id);
+    if let (Some(enrolled), Some(token)) = (&mut whole.enrolled, token) {
+        enrolled.enrol_endpoint.get_or_insert_with(|| endpoint_of(token));
+    }
+    if whole != kept {
+        whole.save(secrets).await?;
+    }
+    Ok(whole)
+}
+
+fn endpoint_of(token: &JoinToken) -> EnrolEndpoint {
+    EnrolEndpoint { addr: token.addr.clone(), server_name: token.server_name.clone() }
 }
 
 async fn enrol(
@@ -81,6 +123,8 @@ async fn enrol(
     proxy: Option<&Proxy>,
 ) -> anyhow::Result<Enrolled> {
     let key = PrivateKey::from_pem(&stored.key_pem).context("read the kept key")?;
+    let identity = stored.identity_key_pem.as_deref().context("no identity key is kept")?;
+    let identity = PrivateKey::from_pem(identity).context("read the identity key")?;
     let trust = Trust::Pin(token.pin);
     let config = client::config(&ReloadableIdentity::empty(), trust, Expect::Name, Protocol::Grpc)?;
     let mut connector = Connector::new(config).with_proxy(proxy.cloned());
@@ -95,6 +139,7 @@ async fn enrol(
         csr_pem: key.csr_pem()?,
         kube_system_uid: cluster_uid.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        identity_csr_pem: identity.csr_pem()?,
     };
     let reply = EnrolmentClient::new(channel).enrol(request).await;
     let reply = reply.map_err(|status| anyhow::anyhow!("enrol: {}: {}", status.code(), status.message()))?;
@@ -110,5 +155,6 @@ async fn enrol(
         bundle_pem: reply.bundle_pem,
         trust_domain: reply.trust_domain,
         link_endpoints: reply.link_endpoints,
+        enrol_endpoint: Some(endpoint_of(token)),
     })
 }

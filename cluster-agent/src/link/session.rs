@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
-use proto::wire::{Down, Hello, PROTOCOL, Up, Welcome};
+use proto::wire::{Down, Hello, Nack, PROTOCOL, PROTOCOL_MIN, Up, Welcome};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::dial::Dial;
+use super::home::{Home, OLD_STORE, Refused};
+use super::moving::Moving;
 use super::outbox::Outbox;
 use super::renewal::Renewal;
 use crate::clock::Clock;
@@ -16,6 +19,11 @@ use crate::driver::Input;
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 /// Heartbeats missed before the link counts as lost.
 const MISSES: u32 = 3;
+/// Heartbeats answered before an address counts as one that works, and the way back is forgotten: five minutes where
+/// the centre asks for one every 5 s.
+const PROVED: u32 = 60;
+/// How long a centre that was refused may take to hang up.
+const HANGS_UP_WITHIN: Duration = Duration::from_secs(2);
 
 /// Both ends of an open connection.
 #[derive(Debug)]
@@ -26,6 +34,23 @@ pub struct Connection {
     pub down: mpsc::Receiver<Down>,
     /// The shell's pumps; ended with the session.
     pub pumps: tokio::task::JoinSet<()>,
+    /// The `host:port` that was dialled, where the kept list was followed.
+    pub address: Option<String>,
+}
+
+/// What a session works with.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    /// What to say.
+    pub outbox: &'a Outbox,
+    /// This leader's epoch.
+    pub epoch: u64,
+    /// Clocks.
+    pub clock: &'a dyn Clock,
+    /// To the driver.
+    pub tell: &'a mpsc::Sender<Input>,
+    /// To reach another address.
+    pub dial: &'a dyn Dial,
 }
 
 /// What the link tells the driver.
@@ -42,7 +67,7 @@ pub enum LinkEvent {
 }
 
 /// How a session ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Ended {
     /// The connection closed, or nothing came for too long.
     Lost(String),
@@ -50,59 +75,77 @@ pub enum Ended {
     GoAway(Duration),
     /// A new certificate is in place: dial again with it.
     Renewed,
+    /// Given up for this connection to the centre's new address.
+    Moved(Connection),
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Lost(why) => write!(f, "lost: {why}"),
+            Self::GoAway(wait) => write!(f, "sent away for {} ms", wait.as_millis()),
+            Self::Renewed => f.write_str("renewed"),
+            Self::Moved(_) => f.write_str("moved"),
+        }
+    }
 }
 
 /// Runs a session to its end. `Input::Link` carries what the driver must know.
-pub async fn session(
+pub(super) async fn session(
     mut connection: Connection,
-    outbox: &Outbox,
-    epoch: u64,
-    store_epoch: &mut String,
+    around: Around<'_>,
+    home: &mut Home,
     renewal: &mut Renewal,
-    clock: &dyn Clock,
-    tell: &mpsc::Sender<Input>,
 ) -> Ended {
-    let welcome = match hello(&mut connection, outbox, epoch, store_epoch).await {
+    let welcome = match hello(&mut connection, around, home).await {
         Ok(welcome) => welcome,
         Err(ended) => return ended,
     };
+    if let Err(old) = home.enter(&welcome.store_epoch) {
+        tracing::warn!(address = connection.address, session = %welcome.session, "{old}");
+        refuse(connection, &old.to_string()).await;
+        return Ended::Lost("the centre stands on an older copy of its store".to_owned());
+    }
     tracing::info!(session = %welcome.session, accepted = welcome.accepted, "link is up");
-    store_epoch.clone_from(&welcome.store_epoch);
-    outbox.renew();
+    around.outbox.renew();
     let beat = Duration::from_millis(welcome.heartbeat_interval_ms.max(10));
     let accepted = welcome.accepted;
-    if tell.send(Input::Link(LinkEvent::Up(welcome))).await.is_err() {
+    if around.tell.send(Input::Link(LinkEvent::Up(welcome))).await.is_err() {
         return Ended::Lost("the agent is ending".to_owned());
     }
-    let ended = Open { connection, outbox, accepted, beat, seq: 0 }.run(renewal, clock, tell).await;
-    tracing::info!(?ended, "link is down");
+    let moving = Moving::new(around.dial, beat);
+    let listed = home.known().sequence;
+    let open = Open { connection, around, accepted, beat, seq: 0, answered: 0, listed, moving };
+    let ended = open.run(home, renewal).await;
+    tracing::info!(%ended, "link is down");
     // The driver is gone only when everything ends.
-    let _ = tell.send(Input::Link(LinkEvent::Down)).await;
+    let _ = around.tell.send(Input::Link(LinkEvent::Down)).await;
     ended
 }
 
-async fn hello(
-    connection: &mut Connection,
-    outbox: &Outbox,
-    epoch: u64,
-    store_epoch: &str,
-) -> Result<Welcome, Ended> {
-    let facts = outbox.facts();
+async fn hello(connection: &mut Connection, around: Around<'_>, home: &Home) -> Result<Welcome, Ended> {
+    let facts = around.outbox.facts();
     let hello = Up::Hello(Hello {
-        protocol_min: PROTOCOL,
+        protocol_min: PROTOCOL_MIN,
         protocol_max: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        agent_epoch: epoch,
-        store_epoch: store_epoch.to_owned(),
+        agent_epoch: around.epoch,
+        store_epoch: home.known().store_epoch.clone(),
         held: facts.held,
         halts: facts.halts,
         kube_system_uid: facts.cluster_uid,
         accepts_starts: facts.accepts_starts,
+        endpoints_sequence: home.sequence(),
     });
     let lost = |why: &str| Ended::Lost(why.to_owned());
     connection.up.send(hello).await.map_err(|_| lost("closed before Hello"))?;
     match timeout(WELCOME_WITHIN, connection.down.recv()).await {
-        Ok(Some(Down::Welcome(welcome))) => Ok(welcome),
+        Ok(Some(Down::Welcome(welcome))) if (PROTOCOL_MIN..=PROTOCOL).contains(&welcome.protocol) => {
+            Ok(welcome)
+        }
+        Ok(Some(Down::Welcome(_))) => {
+            Err(lost("the centre chose a protocol that this version does not speak"))
+        }
         Ok(Some(Down::GoAway { reason, reconnect_in_ms })) => {
             tracing::warn!(%reason, "the centre sent us away");
             Err(Ended::GoAway(Duration::from_millis(reconnect_in_ms)))
@@ -113,70 +156,139 @@ async fn hello(
     }
 }
 
+fn nack(code: &str, detail: String) -> Up {
+    Up::Nack(Nack { run: String::new(), generation: 0, code: code.to_owned(), detail })
+}
+
+/// Tells a centre on an older copy of the store so, and obeys nothing that it says.
+async fn refuse(mut connection: Connection, why: &str) {
+    // A centre that takes no message is not waited for.
+    let _ = connection.up.try_send(nack(OLD_STORE, why.to_owned()));
+    let hung_up = async { while connection.down.recv().await.is_some() {} };
+    let _ = timeout(HANGS_UP_WITHIN, hung_up).await;
+}
+
 struct Open<'a> {
     connection: Connection,
-    outbox: &'a Outbox,
+    around: Around<'a>,
     accepted: bool,
     beat: Duration,
     seq: u64,
+    /// Heartbeats that were answered.
+    answered: u32,
+    /// Sequence of the list that this session went by last.
+    listed: u64,
+    moving: Moving<'a>,
 }
 
 impl Open<'_> {
-    async fn run(mut self, renewal: &mut Renewal, clock: &dyn Clock, tell: &mpsc::Sender<Input>) -> Ended {
+    async fn run(mut self, home: &mut Home, renewal: &mut Renewal) -> Ended {
+        let Around { outbox, clock, .. } = self.around;
         let mut heartbeat = interval(self.beat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lost_at = Instant::now() + self.beat * MISSES;
         let renew_in = renewal.due_in(clock.now().wall);
         let mut renew_at = Instant::now() + renew_in;
         let up = self.connection.up.clone();
+        self.look_ahead(home, false);
         loop {
-            let pending = self.outbox.is_pending(self.accepted);
+            let pending = outbox.is_pending(self.accepted);
             tokio::select! {
                 down = self.connection.down.recv() => {
                     let Some(down) = down else { return Ended::Lost("closed".to_owned()) };
                     lost_at = Instant::now() + self.beat * MISSES;
-                    if let Some(ended) = self.received(down, renewal, tell).await {
+                    if let Some(ended) = self.received(down, home, renewal).await {
                         return ended;
                     }
                 }
                 permit = up.reserve(), if pending => {
                     let Ok(permit) = permit else { return Ended::Lost("closed".to_owned()) };
-                    if let Some(up) = self.outbox.take(self.accepted) {
+                    if let Some(up) = outbox.take(self.accepted) {
                         permit.send(up);
                     }
                 }
-                () = self.outbox.changed(), if !pending => {}
+                () = outbox.changed(), if !pending => {}
                 _ = heartbeat.tick() => {
                     self.seq += 1;
                     let beat = Up::Heartbeat { at: clock.now().wall, seq: self.seq };
                     // Full means that much is under way; the connection's own death is seen by the timeout.
                     let _ = up.try_send(beat);
                 }
+                answer = home.saved() => {
+                    if let Some(answer) = answer {
+                        self.answer_list(answer, home);
+                    }
+                }
+                renewed = renewal.taken() => match renewed {
+                    Ok(()) => return Ended::Renewed,
+                    Err(error) => tracing::warn!(error = format!("{error:#}"), "certificate not renewed"),
+                },
+                reached = self.moving.reached() => return Ended::Moved(reached),
                 () = sleep_until(lost_at) => return Ended::Lost("no heartbeat".to_owned()),
                 () = sleep_until(renew_at) => {
                     renew_at = Instant::now() + Duration::from_mins(1);
-                    if let Some(csr_pem) = renewal.request() {
-                        let _ = up.try_send(Up::Renew { csr_pem });
+                    if let Some((csr_pem, identity_csr_pem)) = renewal.request() {
+                        let _ = up.try_send(Up::Renew { csr_pem, identity_csr_pem });
                     }
                 }
             }
         }
     }
 
-    async fn received(
-        &mut self,
-        down: Down,
-        renewal: &mut Renewal,
-        tell: &mpsc::Sender<Input>,
-    ) -> Option<Ended> {
+    /// Whether this session's address is one that the centre wants to be dialled at.
+    fn is_listed(&self, home: &Home) -> bool {
+        self.connection.address.as_ref().is_none_or(|address| home.known().is_listed(address))
+    }
+
+    /// Goes for a listed address beside this session, where this is none.
+    fn look_ahead(&mut self, home: &Home, soon: bool) {
+        if self.is_listed(home) {
+            self.moving.settled();
+        } else {
+            self.moving.wanted(home.known().link.len(), if soon { None } else { Some(home.detours()) });
+        }
+    }
+
+    /// A list is acknowledged when it is on disk; one that is not taken changes nothing.
+    fn answer_list(&mut self, answer: Result<u64, Refused>, home: &Home) {
+        let is_kept = answer.is_ok();
+        let answer = match answer {
+            Ok(sequence) => Up::EndpointsKept { sequence },
+            Err(refused) => {
+                tracing::warn!(code = refused.code(), %refused, "a list is not taken");
+                nack(refused.code(), refused.to_string())
+            }
+        };
+        // Full means that the centre does not read: it asks again with the next session.
+        let _ = self.connection.up.try_send(answer);
+        if is_kept && self.listed != home.known().sequence {
+            self.listed = home.known().sequence;
+            self.answered = 0;
+            self.look_ahead(home, true);
+        }
+    }
+
+    async fn received(&mut self, down: Down, home: &mut Home, renewal: &mut Renewal) -> Option<Ended> {
+        if matches!(down, Down::HeartbeatAck { .. }) {
+            self.answered = self.answered.saturating_add(1);
+            if self.answered >= PROVED {
+                home.settle(self.connection.address.as_deref());
+            }
+        }
         let event = match down {
             Down::HeartbeatAck { accepted, .. } if accepted == self.accepted => return None,
+            Down::Endpoints(signed) => {
+                if let Some(answer) = home.offer(&signed).transpose() {
+                    self.answer_list(answer, home);
+                }
+                return None;
+            }
             Down::HeartbeatAck { accepted, .. } => {
                 self.accepted = accepted;
                 LinkEvent::Accepted(accepted)
             }
             Down::ObservedAck { run, epoch, seq } => {
-                self.outbox.acknowledged(&run, epoch, seq);
+                self.around.outbox.acknowledged(&run, epoch, seq);
                 return None;
             }
             Down::GoAway { reason, reconnect_in_ms } => {
@@ -184,13 +296,8 @@ impl Open<'_> {
                 return Some(Ended::GoAway(Duration::from_millis(reconnect_in_ms)));
             }
             Down::Renewed { chain_pem, bundle_pem } => {
-                return match renewal.take(chain_pem, bundle_pem).await {
-                    Ok(()) => Some(Ended::Renewed),
-                    Err(error) => {
-                        tracing::warn!(error = format!("{error:#}"), "certificate not renewed");
-                        None
-                    }
-                };
+                renewal.take(chain_pem, bundle_pem);
+                return None;
             }
             Down::Nack(nack) => {
                 tracing::warn!(
@@ -205,7 +312,7 @@ impl Open<'_> {
             other => LinkEvent::Message(other),
         };
         // The driver is gone only when everything ends.
-        let _ = tell.send(Input::Link(event)).await;
+        let _ = self.around.tell.send(Input::Link(event)).await;
         None
     }
 }

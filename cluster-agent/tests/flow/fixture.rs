@@ -130,9 +130,14 @@ impl Agent {
     }
 
     pub(crate) async fn connect(&self, spec: &Value) -> Centre {
+        self.connect_to("e1", spec).await
+    }
+
+    /// To a centre on the store of this epoch.
+    pub(crate) async fn connect_to(&self, store_epoch: &str, spec: &Value) -> Centre {
         let (up, ups) = mpsc::channel(64);
         let (downs, down) = mpsc::channel(64);
-        self.dials.send(Connection { up, down, pumps: JoinSet::new() }).await.unwrap();
+        self.dials.send(Connection { up, down, pumps: JoinSet::new(), address: None }).await.unwrap();
         let mut centre = Centre {
             up: ups,
             down: downs,
@@ -148,7 +153,7 @@ impl Agent {
         let welcome = Welcome {
             protocol: 1,
             version: "0".into(),
-            store_epoch: "e1".into(),
+            store_epoch: store_epoch.into(),
             accepted: true,
             heartbeat_interval_ms: 5000,
             cluster: "c2".parse().unwrap(),

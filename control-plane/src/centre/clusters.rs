@@ -10,12 +10,13 @@ use proto::problem::{Problem, Problems};
 use proto::quantity::Span;
 use proto::rest::{ClusterView, Invitation, InviteCluster};
 
-use super::{Caller, Centre, Error, Role};
+use super::expected::{Expected, tag_of};
+use super::{Caller, Centre, Error, Role, listed};
 use crate::driver::codec;
-use crate::engine::object::{Object, ObjectKey};
+use crate::engine::object::{Object, ObjectKey, Versioned};
 use crate::engine::state::{ClusterEntry, State};
 use crate::enrolment::TokenRecord;
-use crate::store::Txn;
+use crate::store::{Compare, Txn};
 
 const TOKEN_TTL: Duration = Duration::from_mins(30);
 const TOKEN_TTL_MAX_MS: u64 = 24 * 3600 * 1000;
@@ -56,7 +57,8 @@ impl Centre {
         txn: Txn,
     ) -> Result<(Invitation, Txn), Error> {
         let internal = |error: String| Error::Internal(error);
-        let address = self.inner.enrol_advertise.clone();
+        let listed = listed(&self.inner.cache).and_then(|list| list.enrol_endpoints.into_iter().next());
+        let address = listed.unwrap_or_else(|| self.inner.enrol_advertise.clone());
         let token = JoinToken::generate(address, spec.id.as_str(), self.inner.signer.pin(), None)
             .map_err(|error| internal(error.to_string()))?;
         let ttl = SignedDuration::try_from(ttl).unwrap_or_default();
@@ -142,12 +144,17 @@ impl Centre {
             .ok_or_else(|| Error::not_found("cluster", name))
     }
 
-    /// The second opt-in: from now on it may author and be aimed at. Needs admin.
+    /// The second opt-in, of a member that is as expected: from now on it may author and be aimed at. Needs admin.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
-    pub async fn accept_cluster(&self, caller: &Caller, name: &str) -> Result<ClusterView, Error> {
-        let result = self.change(caller, name, |spec| spec.accepted = true, None).await;
+    /// [`Error::NotFound`], [`Error::Precondition`].
+    pub async fn accept_cluster(
+        &self,
+        caller: &Caller,
+        name: &str,
+        expected: &Expected,
+    ) -> Result<ClusterView, Error> {
+        let result = self.change(caller, name, |spec| spec.accepted = true, None, expected).await;
         self.note(caller, "cluster.accept", name, &result);
         result
     }
@@ -158,26 +165,32 @@ impl Centre {
     /// [`Error::NotFound`].
     pub async fn revoke_cluster(&self, caller: &Caller, name: &str) -> Result<ClusterView, Error> {
         let deny = self.cluster_id(name).ok();
-        let result = self.change(caller, name, |spec| spec.revoked = true, deny).await;
+        let result = self.change(caller, name, |spec| spec.revoked = true, deny, &Expected::Anything).await;
         self.note(caller, "cluster.revoke", name, &result);
         result
     }
 
-    /// Forgets a member; its certificates stay refused. Needs admin.
+    /// Forgets a member that is as expected; its certificates stay refused. Needs admin.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
-    pub async fn remove_cluster(&self, caller: &Caller, name: &str) -> Result<(), Error> {
-        let result = self.remove_inner(caller, name).await;
+    /// [`Error::NotFound`], [`Error::Precondition`].
+    pub async fn remove_cluster(
+        &self,
+        caller: &Caller,
+        name: &str,
+        expected: &Expected,
+    ) -> Result<(), Error> {
+        let result = self.remove_inner(caller, name, expected).await;
         self.note(caller, "cluster.remove", name, &result);
         result
     }
 
-    async fn remove_inner(&self, caller: &Caller, name: &str) -> Result<(), Error> {
+    async fn remove_inner(&self, caller: &Caller, name: &str, expected: &Expected) -> Result<(), Error> {
         caller.require(Role::Admin)?;
         let id = self.cluster_id(name)?;
         let deny = Object::Revoked(id.to_string(), "all".to_owned());
-        let txn = Txn::new()
+        let compare = self.as_expected(&id, expected).await?;
+        let txn = Txn { compare, ..Txn::default() }
             .delete(codec::path(&ObjectKey::ClusterSpec(id.clone()))?)
             .delete(codec::path(&ObjectKey::ClusterStatus(id.clone()))?)
             .delete(codec::cert_path(id.as_str())?)
@@ -185,8 +198,12 @@ impl Centre {
             .delete_prefix(format!("observed/{id}/"))
             .delete_prefix(format!("experiments/{id}/"))
             .put(codec::path(&deny.key())?, codec::encode(&deny)?);
-        let revision = self.inner.store.txn(txn).await?.committed()?;
-        self.inner.cache.seen(revision).await;
+        let outcome = self.inner.store.txn(txn).await?;
+        if outcome.is_conflict() {
+            // Only what was expected is compared.
+            return Err(Error::Precondition);
+        }
+        self.inner.cache.seen(outcome.committed()?).await;
         Ok(())
     }
 
@@ -196,18 +213,21 @@ impl Centre {
         name: &str,
         change: impl Fn(&mut ClusterSpec),
         deny: Option<ClusterId>,
+        expected: &Expected,
     ) -> Result<ClusterView, Error> {
         caller.require(Role::Admin)?;
         let id = self.cluster_id(name)?;
         let path = codec::path(&ObjectKey::ClusterSpec(id.clone()))?;
         for _ in 0..5 {
+            let compare = self.as_expected(&id, expected).await?;
             let entry =
                 self.inner.store.get(&path).await?.ok_or_else(|| Error::not_found("cluster", name))?;
             let mut spec: ClusterSpec =
                 serde_json::from_slice(&entry.value).map_err(|error| Error::Internal(error.to_string()))?;
             change(&mut spec);
             let object = Object::ClusterSpec(spec);
-            let mut txn = Txn::new().unchanged(&path, entry.mod_revision).put(&path, codec::encode(&object)?);
+            let txn = Txn { compare, ..Txn::default() }.unchanged(&path, entry.mod_revision);
+            let mut txn = txn.put(&path, codec::encode(&object)?);
             if let Some(id) = &deny {
                 let deny = Object::Revoked(id.to_string(), "all".to_owned());
                 txn = txn.put(codec::path(&deny.key())?, codec::encode(&deny)?);
@@ -218,6 +238,37 @@ impl Centre {
             }
         }
         Err(Error::Conflict(format!("cluster {name} keeps changing: try again")))
+    }
+
+    /// The comparisons under which a member is as expected: of all that its view is made of, read from the store.
+    /// Where nothing is expected, none.
+    pub(super) async fn as_expected(
+        &self,
+        id: &ClusterId,
+        expected: &Expected,
+    ) -> Result<Vec<Compare>, Error> {
+        if *expected == Expected::Anything {
+            return Ok(Vec::new());
+        }
+        let mut stored = ClusterEntry::default();
+        let mut compare = Vec::new();
+        for of in [ObjectKey::ClusterSpec, ObjectKey::ClusterStatus, ObjectKey::Session] {
+            let key = of(id.clone());
+            let path = codec::path(&key)?;
+            let entry = self.inner.store.get(&path).await?;
+            let revision = entry.as_ref().map_or(0, |entry| entry.mod_revision);
+            compare.push(Compare::ModRevision(path, revision));
+            match entry.map(|entry| codec::decode(&key, &entry.value)).transpose()? {
+                Some(Object::ClusterSpec(value)) => stored.spec = Some(Versioned { value, revision }),
+                Some(Object::ClusterStatus(_, value)) => {
+                    stored.status = Some(Versioned { value: *value, revision });
+                }
+                Some(Object::Session(_, value)) => stored.session = Some(Versioned { value, revision }),
+                _ => {}
+            }
+        }
+        expected.check(view(&stored).map(|view| tag_of(&view)).as_deref())?;
+        Ok(compare)
     }
 
     pub(super) fn cluster_id(&self, name: &str) -> Result<ClusterId, Error> {

@@ -44,6 +44,9 @@ pub enum Error {
     /// The store cannot be reached.
     #[error("the store is not available")]
     Store(#[source] store::Error),
+    /// The store belongs to a newer version.
+    #[error(transparent)]
+    Format(#[from] crate::format::TooNew),
     /// A defect of ours.
     #[error("internal error: {0}")]
     Internal(String),
@@ -71,7 +74,7 @@ impl Error {
             ) => ErrorCode::TooLarge,
             Self::Full(_) => ErrorCode::Unavailable,
             Self::Store(error) if error.retryable() => ErrorCode::Unavailable,
-            Self::Store(_) | Self::Internal(_) => ErrorCode::Internal,
+            Self::Store(_) | Self::Format(_) | Self::Internal(_) => ErrorCode::Internal,
         }
     }
 

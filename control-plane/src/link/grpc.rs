@@ -107,3 +107,34 @@ async fn pump_up(mut incoming: Streaming<pb::Up>, up: mpsc::Sender<Result<Up, pr
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use certs::Identity;
+
+    use super::*;
+
+    fn shown_by(peer: Option<&str>) -> Result<String, tonic::Code> {
+        let peer = peer.map(|uri| uri.parse::<Identity>().unwrap());
+        let mut request = Request::new(());
+        let remote_addr = ([127, 0, 0, 1], 1).into();
+        request.extensions_mut().insert(ConnInfo { remote_addr, peer, serial: None });
+        cluster_of(&request).map(|id| id.to_string()).map_err(|status| status.code())
+    }
+
+    /// All of them are signed by this centre.
+    #[test]
+    fn only_a_clusters_agent_opens_a_link_and_for_its_own_cluster() {
+        assert_eq!(shown_by(Some("spiffe://t.test/cluster/c1/agent")), Ok("c1".to_owned()));
+        for other in [
+            "spiffe://t.test/cluster/c1/node/n1",
+            "spiffe://t.test/control-plane/0",
+            "spiffe://t.test/control-plane/0/audit",
+            "spiffe://t.test/operator/ann",
+        ] {
+            assert_eq!(shown_by(Some(other)), Err(tonic::Code::PermissionDenied), "{other}");
+        }
+        assert_eq!(shown_by(None), Err(tonic::Code::Unauthenticated));
+        assert_eq!(cluster_of(&Request::new(())).unwrap_err().code(), tonic::Code::Unauthenticated);
+    }
+}

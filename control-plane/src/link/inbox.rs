@@ -22,10 +22,15 @@ pub(super) enum Item {
     HaltState(HaltState),
     Observed(Box<Observed>, u64, u64),
     Nack(Nack),
-    Renew(String),
+    /// CSRs of the new key, and of the identity key (may be empty).
+    Renew(String, String),
     Inventory(Box<InventorySummary>),
     Authored(Authored),
     AuthoredList(Vec<AuthoredRef>),
+    /// The agent keeps the list of this sequence.
+    EndpointsKept(u64),
+    /// The agent has left this store for a newer copy.
+    RefusedAsOld,
 }
 
 #[derive(Debug, Default)]
@@ -33,11 +38,15 @@ struct Inner {
     halt_state: Option<HaltState>,
     observed: BTreeMap<RunId, (Box<Observed>, u64, u64)>,
     nacks: VecDeque<Nack>,
-    renew: Option<String>,
+    renew: Option<(String, String)>,
     inventory: Option<Box<InventorySummary>>,
     /// The order matters little, but Experiments sort before Runs, which need them.
     authored: BTreeMap<AuthoredRef, Authored>,
     list: Option<Vec<AuthoredRef>>,
+    endpoints_kept: Option<u64>,
+    refused_as_old: bool,
+    /// The agent has refused us: nothing else of this session is stored.
+    over: bool,
 }
 
 /// Filled by the session's reader, emptied by its writer.
@@ -85,10 +94,13 @@ impl Inner {
             }
         }
         match item {
+            Item::RefusedAsOld => *self = Self { refused_as_old: true, over: true, ..Self::default() },
+            _ if self.over => {}
             Item::HaltState(state) => keep(&mut self.halt_state, state, newer),
-            Item::Renew(csr) => keep(&mut self.renew, csr, newer),
+            Item::Renew(csr, identity) => keep(&mut self.renew, (csr, identity), newer),
             Item::Inventory(inventory) => keep(&mut self.inventory, inventory, newer),
             Item::AuthoredList(list) => keep(&mut self.list, list, newer),
+            Item::EndpointsKept(sequence) => keep(&mut self.endpoints_kept, sequence, newer),
             Item::Nack(nack) => {
                 if self.nacks.len() >= MAX_NACKS {
                     return false;
@@ -118,10 +130,12 @@ impl Inner {
     }
 
     fn take(&mut self) -> Option<Item> {
-        None.or_else(|| self.halt_state.take().map(Item::HaltState))
+        None.or_else(|| std::mem::take(&mut self.refused_as_old).then_some(Item::RefusedAsOld))
+            .or_else(|| self.halt_state.take().map(Item::HaltState))
+            .or_else(|| self.endpoints_kept.take().map(Item::EndpointsKept))
             .or_else(|| self.observed.pop_first().map(|(_, (o, epoch, seq))| Item::Observed(o, epoch, seq)))
             .or_else(|| self.nacks.pop_front().map(Item::Nack))
-            .or_else(|| self.renew.take().map(Item::Renew))
+            .or_else(|| self.renew.take().map(|(csr, identity)| Item::Renew(csr, identity)))
             .or_else(|| self.inventory.take().map(Item::Inventory))
             .or_else(|| self.authored.pop_first().map(|(_, authored)| Item::Authored(authored)))
             // Only when everything it names was stored.

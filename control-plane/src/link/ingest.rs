@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs::Csr;
+use certs::recovery::IdentityKey;
 use proto::assignment::{ClusterPhase, Intent, Observed, Outcome};
 use proto::grant::Principal;
 use proto::ids::ClusterId;
@@ -21,6 +22,7 @@ use crate::authored::Intake;
 use crate::centre::Error;
 use crate::driver::codec;
 use crate::engine::object::{Object, ObjectKey, ObservedRecord};
+use crate::engine::state::State;
 use crate::store::{Compare, Outcome as TxnOutcome, PageRequest, Txn};
 
 const RETRY: Duration = Duration::from_millis(300);
@@ -42,6 +44,12 @@ impl Ingest {
     /// What is due at the beginning: the difference between what the agent holds and what is
     /// desired, all halts, and the status of everything it authored.
     pub(super) fn greet(&self, hello: &Hello, accepted: bool) {
+        if let Some(kept) = hello.endpoints_sequence {
+            self.lane.set_takes_endpoints();
+            if self.hub.cache.read(in_force).is_some_and(|sequence| sequence > kept) {
+                self.lane.endpoints();
+            }
+        }
         if !accepted {
             return;
         }
@@ -105,9 +113,11 @@ impl Ingest {
                 return Ok(());
             }
             tokio::time::sleep(LAG).await;
-            // What left the store meanwhile is not waited for.
+            // What left the store meanwhile is not waited for, nor what nobody here can read: it never comes.
             for key in wanted.difference(&known).cloned().collect::<Vec<_>>() {
-                if self.hub.store.get(&codec::path(&key)?).await?.is_none() {
+                let entry = self.hub.store.get(&codec::path(&key)?).await?;
+                let object = entry.and_then(|entry| codec::decode(&key, &entry.value).ok());
+                if object.is_none_or(|object| object.key() != key) {
                     wanted.remove(&key);
                 }
             }
@@ -149,6 +159,7 @@ impl Ingest {
                 }
                 status.connected_at = Some(now);
                 status.disconnected_at = None;
+                status.endpoints_sequence = hello.endpoints_sequence;
             })
             .await?;
         if self.lane.accepted() {
@@ -163,14 +174,34 @@ impl Ingest {
             Item::HaltState(state) => self.halt_state(state).await,
             Item::Observed(observed, epoch, seq) => self.observed(*observed, epoch, seq).await,
             Item::Nack(nack) => self.nacked(&nack).await,
-            Item::Renew(csr_pem) => self.renew(&csr_pem).await,
+            Item::Renew(csr_pem, identity_csr_pem) => self.renew(&csr_pem, &identity_csr_pem).await,
             Item::Inventory(inventory) => {
                 let mut inventory = *inventory;
                 inventory.nodes.truncate(100);
-                self.hub.update_status(&self.cluster, |status| status.inventory.clone_from(&inventory)).await
+                self.hub
+                    .update_status(&self.cluster, |status| {
+                        status.inventory.clone_from(&inventory);
+                        // Said only by an agent that took our Welcome: a Hello alone would clear it at every attempt.
+                        status.refused_as_old_at = None;
+                    })
+                    .await
             }
             Item::Authored(authored) => self.authored(&authored).await,
             Item::AuthoredList(refs) => self.intake().reconcile(&refs).await,
+            Item::EndpointsKept(sequence) => {
+                let kept = Some(sequence);
+                // Any other number is old news by now, or none of ours: not worth a write.
+                if self.hub.cache.read(in_force) != kept {
+                    return Ok(());
+                }
+                self.hub.update_status(&self.cluster, |status| status.endpoints_sequence = kept).await
+            }
+            Item::RefusedAsOld => {
+                let now = Some(self.hub.clock.now());
+                self.hub.update_status(&self.cluster, |status| status.refused_as_old_at = now).await?;
+                self.lane.close("OldStore");
+                Ok(())
+            }
         }
     }
 
@@ -280,16 +311,32 @@ impl Ingest {
         self.put_observed(observed, known, |stored| stored <= known).await
     }
 
-    async fn renew(&self, csr_pem: &str) -> Result<(), Error> {
-        let signed = Csr::from_pem(csr_pem)
-            .map_err(|error| Error::BadRequest(error.to_string()))
-            .and_then(|csr| self.hub.signer.sign_agent(&self.cluster, &csr, self.hub.clock.now()));
+    /// An agent that was an older version for a while has lost its key, and does not see that the centre has another.
+    fn note_other_identity(&self, by: &str) {
+        let cure = "its agent shows another identity key than the one that is registered, and will not recover once \
+                    its certificate expired: run `faultline clusters replace`";
+        tracing::warn!(cluster = %self.cluster, "{cure}");
+        self.hub.audit.note(by, "cluster.other-identity", self.cluster.as_str(), cure);
+    }
+
+    async fn renew(&self, csr_pem: &str, identity_csr_pem: &str) -> Result<(), Error> {
+        let read = |pem: &str| Csr::from_pem(pem).map_err(|error| Error::BadRequest(error.to_string()));
+        let signed = read(csr_pem).and_then(|csr| {
+            let identity = Some(identity_csr_pem).filter(|pem| !pem.is_empty()).map(read).transpose()?;
+            let leaf = self.hub.signer.sign_agent(&self.cluster, &csr, self.hub.clock.now())?;
+            Ok((csr, identity.as_ref().map(IdentityKey::of), leaf))
+        });
         let by = format!("cluster:{}", self.cluster);
         let recorded = match signed {
-            Ok(leaf) => {
+            Ok((csr, identity, leaf)) => {
                 let store = self.hub.store.as_ref();
-                match self.hub.signer.record(store, &self.cluster, csr_pem, &leaf).await {
-                    Ok(()) => Ok(leaf),
+                match self.hub.signer.record(store, &self.cluster, &csr, identity, &leaf).await {
+                    Ok(is_other) => {
+                        if is_other {
+                            self.note_other_identity(&by);
+                        }
+                        Ok(leaf)
+                    }
                     Err(refused @ Error::Conflict(_)) => Err(refused),
                     Err(error) => return Err(error),
                 }
@@ -313,6 +360,11 @@ impl Ingest {
         }
         Ok(())
     }
+}
+
+/// Sequence of the list that agents are told.
+fn in_force(state: &State) -> Option<u64> {
+    state.endpoints.as_ref().map(|stored| stored.signed.list.sequence)
 }
 
 fn size<T: serde::Serialize>(value: &T) -> usize {

@@ -3,7 +3,7 @@
 //! driver and the session's reader without waiting, emptied by the session's sender.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use proto::ids::RunId;
@@ -40,6 +40,8 @@ pub enum Due {
     Desired(RunId),
     /// A spec's body.
     Spec(String),
+    /// Where the centre is.
+    Endpoints,
     /// A new certificate: chain and bundle.
     Renewed(String, String),
     /// That something was not taken.
@@ -58,6 +60,7 @@ struct Inner {
     clocks: VecDeque<u64>,
     heartbeat: Option<u64>,
     acks: BTreeMap<RunId, (u64, u64)>,
+    endpoints: bool,
     desired_list: bool,
     desired: BTreeSet<RunId>,
     specs: BTreeSet<String>,
@@ -75,6 +78,8 @@ pub struct Lane {
     accepted: bool,
     /// Of the session's key in the store.
     revision: AtomicU64,
+    /// The agent takes lists of the centre's addresses.
+    takes_endpoints: AtomicBool,
     inner: Mutex<Inner>,
     wake: Notify,
     /// The session's key is gone from the store though the session lives.
@@ -88,6 +93,7 @@ impl Lane {
             session: session.into(),
             accepted,
             revision: AtomicU64::new(0),
+            takes_endpoints: AtomicBool::new(false),
             inner: Mutex::default(),
             wake: Notify::new(),
             reassert: Notify::new(),
@@ -135,6 +141,18 @@ impl Lane {
     /// Halts changed.
     pub fn halts(&self) {
         self.change(|inner| inner.halts = true);
+    }
+
+    /// The agent said in its Hello that it takes lists of the centre's addresses.
+    pub(crate) fn set_takes_endpoints(&self) {
+        self.takes_endpoints.store(true, Ordering::Relaxed);
+    }
+
+    /// The list of the centre's addresses is due, to an agent that takes one.
+    pub fn endpoints(&self) {
+        if self.takes_endpoints.load(Ordering::Relaxed) {
+            self.change(|inner| inner.endpoints = true);
+        }
     }
 
     /// A run is to stop; goes before everything but halts.
@@ -252,6 +270,7 @@ impl Inner {
             .or_else(|| self.clocks.pop_front().map(Due::Clock))
             .or_else(|| self.heartbeat.take().map(Due::Heartbeat))
             .or_else(|| self.acks.pop_first().map(|(run, (epoch, seq))| Due::Ack(run, epoch, seq)))
+            .or_else(|| std::mem::take(&mut self.endpoints).then_some(Due::Endpoints))
             .or_else(|| std::mem::take(&mut self.desired_list).then_some(Due::DesiredList))
             .or_else(|| self.desired.pop_first().map(Due::Desired))
             .or_else(|| self.specs.pop_first().map(Due::Spec))
@@ -293,6 +312,21 @@ mod tests {
         assert_eq!(lane.next().await, Due::Stop(run("r1")));
         assert_eq!(lane.next().await, Due::Ack(run("r2"), 1, 3));
         assert_eq!(lane.next().await, Due::Desired(run("r2")));
+    }
+
+    #[tokio::test]
+    async fn the_list_of_addresses_is_due_once_and_only_to_who_takes_it() {
+        let lane = Lane::new("s", true);
+        lane.endpoints();
+        assert_eq!(lane.inner().take(), None);
+        lane.set_takes_endpoints();
+        for _ in 0..10 {
+            lane.endpoints();
+        }
+        lane.desired_list();
+        assert_eq!(lane.next().await, Due::Endpoints);
+        assert_eq!(lane.next().await, Due::DesiredList);
+        assert_eq!(lane.inner().take(), None);
     }
 
     #[tokio::test]

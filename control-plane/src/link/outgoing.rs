@@ -18,7 +18,7 @@ fn reconnect_in_ms(reason: &str) -> u64 {
     match reason {
         "Accepted" => 0,
         "Draining" => 500,
-        "Revoked" | "Removed" | "OtherCluster" => 60_000,
+        "Revoked" | "Removed" | "OtherCluster" | "OldStore" => 60_000,
         _ => 2_000,
     }
 }
@@ -44,6 +44,10 @@ pub(super) fn message(hub: &Hub, cluster: &ClusterId, lane: &Lane, due: Due) -> 
         Due::Spec(hash) => {
             let body = hub.cache.read(|state| state.specs.get(&hash).map(|known| known.json.clone()));
             Down::Spec { hash, body: body.unwrap_or_default().into_bytes() }
+        }
+        Due::Endpoints => {
+            let stored = hub.cache.read(|state| state.endpoints.clone());
+            return stored.map(|stored| Down::Endpoints(Box::new(stored.signed)));
         }
         Due::Renewed(chain_pem, bundle_pem) => Down::Renewed { chain_pem, bundle_pem },
         Due::Nack(nack) => Down::Nack(nack),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::cluster::ClusterSpec;
 use proto::ids::ClusterId;
-use proto::wire::{Down, Hello, Nack, PROTOCOL, Up, Welcome, WireError};
+use proto::wire::{Down, Hello, Nack, Up, Welcome, WireError, common_protocol};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -26,6 +26,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 const CLAIM_WITHIN: Duration = Duration::from_secs(2);
 /// How long an agent may take to read one message.
 const SEND_WITHIN: Duration = Duration::from_mins(1);
+/// The code by which an agent refuses a centre on an older copy of the store.
+const OLD_STORE: &str = "OldStore";
 /// How long the last word may take.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -58,9 +60,9 @@ pub async fn serve(
             return end;
         }
     };
-    let Opened { lane, hello, spec } = opened;
+    let Opened { lane, hello, spec, protocol } = opened;
     tracing::info!(cluster = %cluster, session = lane.session(), version = hello.version, "session opened");
-    if down.send(Down::Welcome(welcome(&hub, &cluster, &lane))).await.is_err() {
+    if down.send(Down::Welcome(welcome(&hub, &cluster, &lane, protocol))).await.is_err() {
         close(&hub, &cluster, &lane).await;
         return End::Closed;
     }
@@ -81,6 +83,7 @@ pub async fn serve(
         inbox,
         tokens: f64::from(hub.config.burst),
         filled_at: Instant::now(),
+        refused_as_old: false,
     };
     parts.spawn(reader.run(up));
     let end = parts.join_next().await.and_then(Result::ok).unwrap_or(End::Closed);
@@ -100,6 +103,7 @@ struct Opened {
     lane: Arc<Lane>,
     hello: Hello,
     spec: ClusterSpec,
+    protocol: u32,
 }
 
 async fn open(
@@ -116,9 +120,8 @@ async fn open(
     if tokio::time::timeout(HELLO_WITHIN, hub.cache.complete()).await.is_err() {
         return Err(End::Sent("NotReady"));
     }
-    if !(hello.protocol_min..=hello.protocol_max).contains(&PROTOCOL) {
-        return Err(End::Sent("ProtocolUnsupported"));
-    }
+    let protocol = common_protocol(hello.protocol_min, hello.protocol_max);
+    let protocol = protocol.ok_or(End::Sent("ProtocolUnsupported"))?;
     let (spec, uid) = hub.cache.read(|state| {
         let entry = state.clusters.get(cluster);
         let uid =
@@ -144,12 +147,12 @@ async fn open(
             lane.reassert.notify_one();
         }
     }
-    Ok(Opened { lane, hello, spec })
+    Ok(Opened { lane, hello, spec, protocol })
 }
 
-fn welcome(hub: &Hub, cluster: &ClusterId, lane: &Lane) -> Welcome {
+fn welcome(hub: &Hub, cluster: &ClusterId, lane: &Lane, protocol: u32) -> Welcome {
     Welcome {
-        protocol: PROTOCOL,
+        protocol,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         store_epoch: hub.store_epoch.clone(),
         accepted: lane.accepted(),
@@ -267,6 +270,8 @@ struct Reader {
     inbox: Arc<Inbox>,
     tokens: f64,
     filled_at: Instant,
+    /// The agent has refused us: nothing else of this session is taken.
+    refused_as_old: bool,
 }
 
 impl Reader {
@@ -308,12 +313,17 @@ impl Reader {
         });
     }
 
-    fn take(&self, message: Up) {
+    fn take(&mut self, message: Up) {
+        if self.refused_as_old {
+            return;
+        }
         match message {
             Up::ClockProbe { id } => self.lane.clock(id),
             Up::Heartbeat { seq, .. } => self.lane.heartbeat(seq),
             Up::Inventory(inventory) => self.store(Item::Inventory(inventory)),
             Up::Hello(_) => self.refuse("", 0, "HelloAgain", "a session has one Hello"),
+            Up::EndpointsKept { sequence } => self.store(Item::EndpointsKept(sequence)),
+            Up::Nack(nack) if nack.code == OLD_STORE => self.refuse_as_old(&nack),
             _ if !self.lane.accepted() => {
                 self.refuse(
                     "",
@@ -328,8 +338,21 @@ impl Reader {
             Up::Authored(authored) => self.store(Item::Authored(authored)),
             Up::AuthoredList(refs) => self.store(Item::AuthoredList(refs)),
             Up::HaltState(state) => self.store(Item::HaltState(state)),
-            Up::Renew { csr_pem } => self.store(Item::Renew(csr_pem)),
+            Up::Renew { csr_pem, identity_csr_pem } => self.store(Item::Renew(csr_pem, identity_csr_pem)),
         }
+    }
+
+    /// This centre stands on a copy of the store that the agent has left: an operator must look.
+    fn refuse_as_old(&mut self, nack: &Nack) {
+        self.refused_as_old = true;
+        self.hub.health.refused_as_old.inc();
+        tracing::error!(
+            session = self.lane.session(),
+            store_epoch = self.hub.store_epoch,
+            detail = nack.detail,
+            "an agent refuses this centre: its store is an older copy of one that the agent has gone over to"
+        );
+        self.store(Item::RefusedAsOld);
     }
 
     fn store(&self, item: Item) {

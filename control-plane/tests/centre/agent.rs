@@ -35,6 +35,7 @@ pub(crate) fn hello(epoch: u64) -> Hello {
         halts: Vec::new(),
         kube_system_uid: String::new(),
         accepts_starts: true,
+        endpoints_sequence: None,
     }
 }
 

@@ -58,11 +58,20 @@ impl Centre {
     }
 
     pub(crate) async fn on(store: Arc<dyn Store>, replicas: usize) -> Self {
+        Self::signing(store, replicas, |signer| signer).await
+    }
+
+    /// One whose certificates for agents are valid for so long.
+    pub(crate) async fn with_agent_ttl(ttl: Duration) -> Self {
+        Self::signing(Arc::new(MemoryStore::new()), 1, |signer| signer.with_agent_ttl(ttl)).await
+    }
+
+    async fn signing(store: Arc<dyn Store>, replicas: usize, with: impl FnOnce(Signer) -> Signer) -> Self {
         let clock = Clock::new();
         let authority = Authority::create(TrustDomain::new("test.local").unwrap(), clock.now()).unwrap();
         let mut centre = Self {
             store,
-            signer: Arc::new(Signer::new(authority, "r0")),
+            signer: Arc::new(with(Signer::new(authority, "r0"))),
             clock,
             replicas: Vec::new(),
             shutdown: CancellationToken::new(),
@@ -100,7 +109,7 @@ impl Centre {
         let labels = BTreeMap::from([("network".to_owned(), "flat".to_owned())]);
         let invite = InviteCluster { name: name.to_owned(), labels, auto_accept: false, ttl: None };
         let invitation = self.api().invite_cluster(&admin(), invite).await.unwrap();
-        self.api().accept_cluster(&admin(), name).await.unwrap();
+        self.api().accept_cluster(&admin(), name, &Expected::Anything).await.unwrap();
         invitation.cluster
     }
 

@@ -1,5 +1,6 @@
 //! A backup, more work, and the backup restored; and agents of the version before and after.
 
+use control_plane::centre::Expected;
 use std::sync::Arc;
 
 use control_plane::restored::mark;
@@ -86,7 +87,7 @@ async fn after_a_restore_nothing_starts_until_an_operator_released_it() {
 
     // Both are released by a person; then work goes on.
     for id in [restored.halt.as_str(), "incident-9"] {
-        after.api().resume_halt(&admin(), id).await.unwrap();
+        after.api().resume_halt(&admin(), id, &Expected::Anything).await.unwrap();
     }
     // The scripted agent was silent for a while.
     let mut agent = Agent::connect(&after.replicas[0], &west, 3).await;

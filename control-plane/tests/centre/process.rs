@@ -150,6 +150,7 @@ async fn enrol(token: &JoinToken, text: String, key: &PrivateKey) -> Result<Enro
         csr_pem: key.csr_pem().unwrap(),
         kube_system_uid: "uid-1".to_owned(),
         version: "0.1.0".to_owned(),
+        identity_csr_pem: String::new(),
     };
     let mut client = EnrolmentClient::new(channel(&token.addr, connector).await);
     client.enrol(request).await.map(tonic::Response::into_inner)
@@ -188,7 +189,8 @@ async fn a_cluster_enrols_once_links_and_is_revoked() {
     );
     // A new certificate over the link.
     let renewal = PrivateKey::generate().unwrap();
-    link.up.send(Up::Renew { csr_pem: renewal.csr_pem().unwrap() }.into()).await.unwrap();
+    let renew = Up::Renew { csr_pem: renewal.csr_pem().unwrap(), identity_csr_pem: String::new() };
+    link.up.send(renew.into()).await.unwrap();
     let renewed = link.until(|down| matches!(down, Down::Renewed { .. })).await;
     let Some(Down::Renewed { chain_pem, .. }) = renewed else { panic!("{renewed:?}") };
     let renewed = Credential { chain_pem, key_pem: renewal.to_pem() };

@@ -1,6 +1,7 @@
 //! A member that was built anew: the old one is out at once, the new one comes in under the same id, and what the
 //! old one was to do is not done by the new one.
 
+use control_plane::centre::Expected;
 use std::collections::BTreeMap;
 
 use certs::{JoinToken, PrivateKey};
@@ -20,6 +21,7 @@ async fn enrol(centre: &Centre, token: &JoinToken, csr_pem: &str, uid: &str) -> 
         csr_pem: csr_pem.to_owned(),
         kube_system_uid: uid.to_owned(),
         version: "0.1.0".to_owned(),
+        identity_csr_pem: String::new(),
     };
     centre.replicas[0].enroller.enrol(&request).await
 }
@@ -42,7 +44,7 @@ async fn the_old_one_is_out_and_the_new_one_in_under_the_same_id() {
     let old = enrol(&centre, &first, &csr(), "uid-1").await.unwrap();
     let mut agent = centre.agent(0, &old.cluster).await;
     // It renews once: both certificates are still valid.
-    agent.send(Up::Renew { csr_pem: csr() }).await;
+    agent.send(Up::Renew { csr_pem: csr(), identity_csr_pem: String::new() }).await;
     let renewed = agent.until("Renewed", |down| matches!(down, Down::Renewed { .. })).await;
     let Down::Renewed { chain_pem, .. } = renewed else { unreachable!() };
     let serial_of = |pem: &str| certs::peer::serial_of_pem(pem).unwrap().to_string();
@@ -51,7 +53,8 @@ async fn the_old_one_is_out_and_the_new_one_in_under_the_same_id() {
     assert!(serials(&centre).is_empty());
 
     let again = ReplaceCluster { auto_accept: true, ttl: None };
-    let invitation = centre.api().replace_cluster(&admin(), "west", again).await.unwrap();
+    let invitation =
+        centre.api().replace_cluster(&admin(), "west", again, &Expected::Anything).await.unwrap();
     assert_eq!(invitation.cluster, old.cluster, "the same id");
     agent.until("GoAway", |down| matches!(down, Down::GoAway { .. })).await;
     eventually("both certificates are refused", || {
@@ -95,12 +98,16 @@ async fn what_the_old_one_was_to_do_is_stopped_not_started_by_the_new_one() {
     centre.until(id.as_str(), "heard", |view| view.clusters.iter().any(|c| c.observed.is_some())).await;
 
     let west = old.id.clone();
-    centre.api().replace_cluster(&admin(), "west", ReplaceCluster::default()).await.unwrap();
+    centre
+        .api()
+        .replace_cluster(&admin(), "west", ReplaceCluster::default(), &Expected::Anything)
+        .await
+        .unwrap();
     let view = centre.api().run(&admin(), id.as_str()).unwrap();
     assert_eq!(view.clusters[0].intent, Intent::Stop, "before anybody has the token");
     assert_eq!(view.clusters[0].observed.as_ref().unwrap().phase, ClusterPhase::Running, "as last heard");
     // It is accepted anew, and its agent counts its epochs from the start.
-    centre.api().accept_cluster(&admin(), "west").await.unwrap();
+    centre.api().accept_cluster(&admin(), "west", &Expected::Anything).await.unwrap();
     let mut new = Agent::dial(&centre.replicas[0], &west, hello(1)).await;
     let (stop, _) = new.desired(Intent::Stop).await;
     assert_eq!(stop.stop_reason, Some(StopReason::RunAborted));
@@ -116,11 +123,15 @@ async fn a_renewal_after_the_replacement_gets_nothing() {
     let token: JoinToken =
         centre.api().invite_cluster(&admin(), invite).await.unwrap().token.parse().unwrap();
     let old = enrol(&centre, &token, &csr(), "u").await.unwrap();
-    centre.api().replace_cluster(&admin(), "west", ReplaceCluster::default()).await.unwrap();
+    centre
+        .api()
+        .replace_cluster(&admin(), "west", ReplaceCluster::default(), &Expected::Anything)
+        .await
+        .unwrap();
     // Accepted again before the new one has enrolled; a session of the old one that is open for one more moment.
-    centre.api().accept_cluster(&admin(), "west").await.unwrap();
+    centre.api().accept_cluster(&admin(), "west", &Expected::Anything).await.unwrap();
     let mut agent = Agent::connect(&centre.replicas[0], &old.cluster, 1).await;
-    agent.send(Up::Renew { csr_pem: csr() }).await;
+    agent.send(Up::Renew { csr_pem: csr(), identity_csr_pem: String::new() }).await;
     agent.until("Nack", |down| matches!(down, Down::Nack(nack) if nack.code == "Renew")).await;
     assert!(centre.keys("certs/").await.is_empty());
     centre.stop().await;
@@ -132,7 +143,7 @@ async fn only_a_known_member_that_is_not_revoked_is_replaced() {
     let replace = |name: &'static str, ttl: Option<&str>| {
         let request = ReplaceCluster { auto_accept: false, ttl: ttl.map(str::to_owned) };
         let api = centre.api().clone();
-        async move { api.replace_cluster(&admin(), name, request).await.unwrap_err().code() }
+        async move { api.replace_cluster(&admin(), name, request, &Expected::Anything).await.unwrap_err().code() }
     };
     assert_eq!(replace("nobody", None).await, ErrorCode::NotFound);
     centre.member("west").await;

@@ -1,5 +1,6 @@
 //! A halt's id that was lifted is never used again, also not by a replica that has not heard of it.
 
+use control_plane::centre::Expected;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -70,7 +71,7 @@ async fn an_id_that_only_the_store_knows_as_lifted_is_refused() {
     let halt = || SetHalt { id: Some("h".to_owned()), scope: HaltScope::Fleet, reason: String::new() };
     deaf.store(true, Ordering::Relaxed);
     centre.api().set_halt(&admin(), halt()).await.unwrap();
-    centre.api().resume_halt(&admin(), "h").await.unwrap();
+    centre.api().resume_halt(&admin(), "h", &Expected::Anything).await.unwrap();
     // It knows of neither, so nothing but the store can say no.
     assert!(lagging.centre.halts(&admin()).unwrap().is_empty());
     let refused = lagging.centre.set_halt(&admin(), halt()).await.unwrap_err();

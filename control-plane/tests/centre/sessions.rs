@@ -1,5 +1,6 @@
 //! The link: slow, hostile and returning agents; stops and halts; two sessions at once.
 
+use control_plane::centre::Expected;
 use control_plane::link::End;
 use proto::assignment::{ClusterPhase, Intent, Observed, Outcome};
 use proto::cluster::{ClusterState, InventorySummary};
@@ -149,7 +150,7 @@ async fn a_halt_reaches_everyone_refuses_runs_and_is_lifted_by_its_id_only() {
     let view = centre.finished(run.as_str()).await;
     assert_eq!(view.summary.reason, "Halted");
     // A restart of the agent finds it again; its absence would lift nothing.
-    centre.api().resume_halt(&admin(), "stop-all").await.unwrap();
+    centre.api().resume_halt(&admin(), "stop-all", &Expected::Anything).await.unwrap();
     let halts = west.halts(|halts| halts.halts.is_empty()).await;
     assert_eq!(halts.resumed, vec![id.clone()]);
     let again = centre.api().set_halt(&admin(), fleet_halt("stop-all")).await;
@@ -188,7 +189,8 @@ async fn halts_of_a_cluster_are_shown_and_stay_its_own() {
     .await;
     assert!(views.iter().all(|view| view.clusters.keys().all(|name| name == "west")), "{views:#?}");
     let local = views.iter().find(|view| view.halt.origin.is_some()).unwrap();
-    let refused = centre.api().resume_halt(&admin(), local.halt.id.as_str()).await.unwrap_err();
+    let refused =
+        centre.api().resume_halt(&admin(), local.halt.id.as_str(), &Expected::Anything).await.unwrap_err();
     assert!(refused.to_string().contains("lifted there"), "{refused}");
     assert!(east.halts(|_| true).await.halts.is_empty());
     // Lifted where it was set.
@@ -240,7 +242,7 @@ async fn until_accepted_only_heartbeats_and_inventory_are_taken() {
     })
     .await;
     assert_eq!(centre.api().cluster(&admin(), "new").unwrap().state, ClusterState::Pending);
-    centre.api().accept_cluster(&admin(), "new").await.unwrap();
+    centre.api().accept_cluster(&admin(), "new", &Expected::Anything).await.unwrap();
     agent.until("GoAway", |down| is_go_away(down, "Accepted")).await;
     let agent = centre.agent(0, &id).await;
     assert!(agent.welcome.as_ref().unwrap().accepted);

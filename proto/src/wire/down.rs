@@ -1,13 +1,18 @@
 //! Centre to agent.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::up::{AuthoredRef, halt_ids, halts, timestamp};
 use super::{Nack, WireError, bad, bytes, document, missing, parse};
 use crate::api::link as pb;
-use crate::assignment::Desired;
+use crate::assignment::{Desired, Intent, Origin};
+use crate::endpoints::SignedEndpoints;
+use crate::grant::Principal;
 use crate::halt::Halt;
 use crate::ids::{ClusterId, HaltId, RunId};
+use crate::trace::TraceContext;
 
 /// Centre to agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +80,8 @@ pub enum Down {
     },
     /// Could not take something.
     Nack(Nack),
+    /// Where the centre is from now on.
+    Endpoints(Box<SignedEndpoints>),
 }
 
 /// Answers Hello.
@@ -162,9 +169,33 @@ impl From<Down> for pb::Down {
             Down::Renewed { chain_pem, bundle_pem } => Kind::Renewed(pb::Renewed { chain_pem, bundle_pem }),
             Down::GoAway { reason, reconnect_in_ms } => Kind::GoAway(pb::GoAway { reason, reconnect_in_ms }),
             Down::Nack(n) => Kind::Nack(n.into()),
+            Down::Endpoints(signed) => {
+                Kind::Endpoints(pb::Endpoints { sequence: signed.list.sequence, document: bytes(&signed) })
+            }
         };
         pb::Down { kind: Some(kind) }
     }
+}
+
+/// A stop is obeyed by its envelope alone, whatever is written in a document that this version does not understand.
+fn stop(envelope: &pb::Desired) -> Option<Desired> {
+    let intent = Intent::parse(&envelope.intent).filter(|intent| *intent == Intent::Stop)?;
+    Some(Desired {
+        run: envelope.run.parse().ok()?,
+        generation: envelope.generation,
+        intent,
+        spec_hash: envelope.spec_hash.clone(),
+        principal: Principal::Operator { name: String::new() },
+        origin: Origin { cluster: None, labels: BTreeMap::new(), namespace: None },
+        plan_hash: None,
+        plan_expires: None,
+        envelope: None,
+        peers: BTreeMap::new(),
+        start_before: None,
+        run_deadline: None,
+        stop_reason: None,
+        trace: TraceContext::default(),
+    })
 }
 
 impl TryFrom<pb::Down> for Down {
@@ -187,7 +218,8 @@ impl TryFrom<pb::Down> for Down {
                 accepted: h.accepted,
             },
             Kind::Desired(d) => {
-                let desired: Desired = document("desired.document", &d.document)?;
+                let desired: Desired =
+                    document("desired.document", &d.document).or_else(|e| stop(&d).ok_or(e))?;
                 let same = desired.run.as_str() == d.run
                     && desired.generation == d.generation
                     && desired.intent.as_str() == d.intent;
@@ -223,6 +255,13 @@ impl TryFrom<pb::Down> for Down {
             Kind::Renewed(r) => Down::Renewed { chain_pem: r.chain_pem, bundle_pem: r.bundle_pem },
             Kind::GoAway(g) => Down::GoAway { reason: g.reason, reconnect_in_ms: g.reconnect_in_ms },
             Kind::Nack(n) => Down::Nack(n.into()),
+            Kind::Endpoints(e) => {
+                let signed: SignedEndpoints = document("endpoints.document", &e.document)?;
+                if signed.list.sequence != e.sequence {
+                    return Err(bad("endpoints.document", "is of another sequence than its envelope"));
+                }
+                Down::Endpoints(Box::new(signed))
+            }
         })
     }
 }

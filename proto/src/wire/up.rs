@@ -55,6 +55,13 @@ pub enum Up {
     Renew {
         /// CSR, PEM.
         csr_pem: String,
+        /// CSR of the identity key, which is registered where the centre has none; may be empty.
+        identity_csr_pem: String,
+    },
+    /// Keeps this list of the centre's addresses.
+    EndpointsKept {
+        /// Its sequence.
+        sequence: u64,
     },
 }
 
@@ -79,6 +86,8 @@ pub struct Hello {
     pub kube_system_uid: String,
     /// False: stop-only.
     pub accepts_starts: bool,
+    /// Sequence of the list of the centre's addresses that is kept, 0 for none; absent: knows nothing of such lists.
+    pub endpoints_sequence: Option<u64>,
 }
 
 /// A run that an agent holds.
@@ -162,7 +171,11 @@ pub struct HaltState {
 }
 
 pub(super) fn halts(field: &'static str, list: &[Vec<u8>]) -> Result<Vec<Halt>, WireError> {
-    list.iter().map(|h| document(field, h)).collect()
+    list.iter().map(|h| halt(field, h)).collect()
+}
+
+pub(super) fn halt(field: &'static str, bytes: &[u8]) -> Result<Halt, WireError> {
+    crate::halt::read(document(field, bytes)?).map_err(|e| bad(field, e))
 }
 
 pub(super) fn halt_ids(field: &'static str, list: &[String]) -> Result<Vec<HaltId>, WireError> {
@@ -210,7 +223,10 @@ impl From<Up> for pb::Up {
                 local: s.local.iter().map(bytes).collect(),
             }),
             Up::Inventory(i) => Kind::Inventory(pb::Inventory { document: bytes(&i) }),
-            Up::Renew { csr_pem } => Kind::Renew(pb::RenewRequest { csr_pem }),
+            Up::EndpointsKept { sequence } => Kind::EndpointsKept(pb::EndpointsKept { sequence }),
+            Up::Renew { csr_pem, identity_csr_pem } => {
+                Kind::Renew(pb::RenewRequest { csr_pem, identity_csr_pem })
+            }
         };
         pb::Up { kind: Some(kind) }
     }
@@ -233,6 +249,7 @@ impl From<Hello> for pb::Hello {
             halts: h.halts.iter().map(bytes).collect(),
             kube_system_uid: h.kube_system_uid,
             accepts_starts: h.accepts_starts,
+            endpoints_sequence: h.endpoints_sequence,
         }
     }
 }
@@ -294,7 +311,8 @@ impl TryFrom<pb::Up> for Up {
                 local: halts("halt_state.local", &s.local)?,
             }),
             Kind::Inventory(i) => Up::Inventory(Box::new(document("inventory.document", &i.document)?)),
-            Kind::Renew(r) => Up::Renew { csr_pem: r.csr_pem },
+            Kind::EndpointsKept(k) => Up::EndpointsKept { sequence: k.sequence },
+            Kind::Renew(r) => Up::Renew { csr_pem: r.csr_pem, identity_csr_pem: r.identity_csr_pem },
         })
     }
 }
@@ -306,12 +324,10 @@ pub(super) fn timestamp(field: &'static str, unix_ms: i64) -> Result<Timestamp, 
 impl TryFrom<pb::Hello> for Hello {
     type Error = WireError;
     fn try_from(h: pb::Hello) -> Result<Self, WireError> {
+        // What is held by an intent that is not known here counts as not held: it is sent again.
         let held = |h: pb::Held| {
-            Ok(Held {
-                run: parse("hello.held.run", &h.run)?,
-                generation: h.generation,
-                intent: Intent::parse(&h.intent).ok_or_else(|| missing("hello.held.intent"))?,
-            })
+            let intent = Intent::parse(&h.intent)?;
+            Some(parse("hello.held.run", &h.run).map(|run| Held { run, generation: h.generation, intent }))
         };
         Ok(Hello {
             protocol_min: h.protocol_min,
@@ -319,10 +335,11 @@ impl TryFrom<pb::Hello> for Hello {
             version: h.version,
             agent_epoch: h.agent_epoch,
             store_epoch: h.store_epoch,
-            held: h.held.into_iter().map(held).collect::<Result<_, WireError>>()?,
+            held: h.held.into_iter().filter_map(held).collect::<Result<_, WireError>>()?,
             halts: halts("hello.halts", &h.halts)?,
             kube_system_uid: h.kube_system_uid,
             accepts_starts: h.accepts_starts,
+            endpoints_sequence: h.endpoints_sequence,
         })
     }
 }
