@@ -1,3 +1,5 @@
+//! What a source pays, and what of it is written down, on a clock of the test.
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use jiff::SignedDuration;
