@@ -7,12 +7,14 @@
 //! off each other's toes as long as both live.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::journal::{Folders, open_lock};
 use crate::system::cgroup;
@@ -25,6 +27,14 @@ pub use process::main;
 /// Longest wait for a keeper to be there, or for one that is leaving.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Name of the cgroup of that node's keeper, under the top of every hierarchy. Several nodes may share one machine, so
+/// it is by node and folder.
+pub fn group_name(node: &str, state_dir: &Path) -> String {
+    let text = format!("{node}\n{}", state_dir.display());
+    let digest = HEXLOWER.encode(&Sha256::digest(text.as_bytes()));
+    format!("faultline-keeper-{}", digest.get(..12).unwrap_or_default())
+}
 
 /// Makes sure that somebody else knows the deadlines.
 pub trait Keeper: Send + Sync + std::fmt::Debug {
@@ -128,11 +138,11 @@ impl Keeper for KeeperProcess {
 }
 
 /// Whether another process holds that lock. Makes no file: the directory may be about to be deleted.
-fn is_locked(path: &std::path::Path) -> bool {
+fn is_locked(path: &Path) -> bool {
     matches!(File::open(path).map(|file| file.try_lock()), Ok(Err(std::fs::TryLockError::WouldBlock)))
 }
 
-fn lock_within(path: &std::path::Path, time: Duration) -> Option<File> {
+fn lock_within(path: &Path, time: Duration) -> Option<File> {
     let file = open_lock(path).ok()?;
     let started = Instant::now();
     while file.try_lock().is_err() {

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use data_encoding::HEXLOWER;
 use proto::injection::node_halt_id;
-use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +15,7 @@ use crate::driver::{Clock, Doors, Driver, NodeClock};
 use crate::engine::{Node, State};
 use crate::health::{self, Vitals};
 use crate::journal::Journal;
-use crate::keeper::KeeperProcess;
+use crate::keeper::{self, KeeperProcess};
 use crate::link::dial::Dialler;
 use crate::link::{Channels, Outbox, Session};
 use crate::recover::recover;
@@ -102,7 +100,11 @@ fn start_blocking(config: &Config) -> anyhow::Result<Daemon> {
         halt_id: node_halt_id(&config.node)?,
         capabilities: capabilities::probe(config),
     };
-    let keeper = KeeperProcess::new(config.state_dir.clone(), config.roots.clone(), keeper_name(config));
+    let keeper = KeeperProcess::new(
+        config.state_dir.clone(),
+        config.roots.clone(),
+        keeper::group_name(&config.node, &config.state_dir),
+    );
     keeper.sweep();
     let doors = Doors {
         keeper: Arc::new(keeper),
@@ -126,13 +128,6 @@ fn resolver(config: &Config) -> Arc<dyn Resolve> {
         Resolver::Cri { socket } => Arc::new(Cri { socket: socket.clone(), roots }),
         Resolver::Workloads(path) => Arc::new(Workloads { path: path.clone(), roots }),
     }
-}
-
-/// Several nodes may share one machine, so the name of the keeper's cgroup is by node and folder.
-fn keeper_name(config: &Config) -> String {
-    let text = format!("{}\n{}", config.node, config.state_dir.display());
-    let digest = HEXLOWER.encode(&Sha256::digest(text.as_bytes()));
-    format!("faultline-keeper-{}", digest.get(..12).unwrap_or_default())
 }
 
 impl Daemon {

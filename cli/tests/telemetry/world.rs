@@ -1,9 +1,9 @@
 //! A centre and one machine in host mode, as processes of the real binary that send their spans to a receiver.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use certs::{Authority, TrustDomain};
 use node_daemon::system::cgroup;
@@ -59,19 +59,17 @@ impl Drop for World {
             terminate(host);
             let _ = host.0.wait();
         }
-        // One whose folder goes away under it would never leave.
-        let keeper = std::fs::read(self.path("state/node/keeper.json")).unwrap_or_default();
-        let keeper: serde_json::Value = serde_json::from_slice(&keeper).unwrap_or_default();
-        let locked = std::fs::File::open(self.path("state/node/keeper.lock"))
-            .is_ok_and(|lock| matches!(lock.try_lock(), Err(std::fs::TryLockError::WouldBlock)));
-        if let Some(pid) = keeper["process"]["pid"].as_i64().filter(|_| locked) {
-            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-        }
+        self.await_the_keepers_end();
         let _ = self.victim.0.kill();
         let _ = self.victim.0.wait();
         let _ = cgroup::disown(&Roots::default(), &self.group);
     }
+}
+
+/// Whether a living process holds that lock.
+fn is_locked(path: &Path) -> bool {
+    let lock = std::fs::File::open(path).map(|lock| lock.try_lock());
+    matches!(lock, Ok(Err(std::fs::TryLockError::WouldBlock)))
 }
 
 fn terminate(process: &Process) {
@@ -85,6 +83,19 @@ fn free_port() -> u16 {
 }
 
 impl World {
+    /// It leaves when nothing is left to undo, and takes its cgroup along; one that was killed would leave that behind.
+    fn await_the_keepers_end(&self) {
+        let (lock, started) = (self.path("state/node/keeper.lock"), Instant::now());
+        while is_locked(&lock) {
+            if started.elapsed() > PATIENCE {
+                // A second panic would hide the first one.
+                assert!(std::thread::panicking(), "the keeper does not leave");
+                return;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
     /// A machine that is connected, with one workload whose process may be frozen.
     pub(crate) async fn start(name: &str) -> Self {
         let mut world = Self::ready(name).await;

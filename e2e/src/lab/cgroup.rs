@@ -13,6 +13,8 @@ use super::process::Process;
 use super::wait::wait_for;
 
 const ROOT: &str = "/sys/fs/cgroup";
+/// As the node daemon names the cgroups of its keepers.
+const KEEPER_PREFIX: &str = "faultline-keeper-";
 
 /// Every mounted hierarchy: each v1 controller and cgroup2.
 pub fn hierarchies() -> Vec<PathBuf> {
@@ -111,6 +113,14 @@ pub fn of(process: &Process) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// The folders of keepers, at the top of every hierarchy. One that was killed with its whole machine, as a container is,
+/// leaves its own behind.
+pub fn of_keepers() -> Vec<PathBuf> {
+    let entries = hierarchies().into_iter().filter_map(|top| fs::read_dir(top).ok()).flatten().flatten();
+    let is_keepers = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(KEEPER_PREFIX);
+    entries.filter(is_keepers).map(|entry| entry.path()).collect()
 }
 
 /// `folder` and all folders below it, parents first.

@@ -53,6 +53,7 @@ pub fn run(folder: &Folder) -> Result<()> {
     for path in nodes().flat_map(cgroup::folders) {
         cgroup::remove(&path)?;
     }
+    cgroups.extend(cgroup::of_keepers());
     for path in cgroups {
         // A folder of a daemon's own (its keeper's, say) and its parents: the
         // kernel refuses those that anybody else is in.

@@ -38,6 +38,8 @@ pub(crate) fn scenario(name: &str, tell: impl FnOnce(&Product) -> Result<()>) {
     say("scenarios", format_args!("{name}"));
     let told = settled(product).and_then(|()| tell(product));
     let dump = |error: anyhow::Error| {
+        // At once: the harness shows the rest after the last scenario only, if it gets there.
+        say("scenarios", format_args!("{name}: FAILED: {error:#}"));
         let centre = product.cli(&["get", "runs", "-o", "json"]).map(|o| o.stdout).unwrap_or_default();
         format!(
             "{name}: {error:#}

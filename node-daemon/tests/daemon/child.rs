@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+/// Its name.
+pub(crate) const NODE: &str = "n1";
+
 /// One line to the daemon. The end of its input is its first signal.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
@@ -31,7 +34,7 @@ pub(crate) fn daemon(state_dir: PathBuf, workloads: PathBuf) -> anyhow::Result<(
         let (up, ups) = mpsc::channel(64);
         let (downs, down) = mpsc::channel(64);
         let shutdown = CancellationToken::new();
-        let config = Config::new("n1", state_dir, Resolver::Workloads(workloads));
+        let config = Config::new(NODE, state_dir, Resolver::Workloads(workloads));
         let running = run_with(Channels { up, down }, config, shutdown.clone());
         tokio::select! {
             result = running => result,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use node_daemon::keeper::group_name;
 use node_daemon::system::cgroup::{self, FreezerState};
 use node_daemon::system::clock::boottime_ms;
 use node_daemon::system::kernel::KernelSystem;
@@ -15,7 +16,7 @@ use proto::fault::{Direction, PartitionHow};
 use proto::injection::{Action, EndReason, Injection, InjectionPhase, TargetRef};
 use proto::workloads::Workload;
 
-use crate::child::Daemon;
+use crate::child::{Daemon, NODE};
 use crate::lab::{Ended, Lab, eventually};
 
 const LATENCY: Duration = Duration::from_millis(200);
@@ -38,7 +39,7 @@ impl Drop for Scene {
         }
         let _ = self.victim.0.kill();
         let _ = self.victim.0.wait();
-        for path in empty_keeper_groups() {
+        for path in self.keepers_groups() {
             let _ = std::fs::remove_dir(path);
         }
         let roots = Roots::default();
@@ -191,18 +192,19 @@ impl Scene {
     #[track_caller]
     fn keeper_has_left(&self) {
         eventually("the keeper leaves", || self.keeper().is_none());
-        eventually("its cgroup is gone", || empty_keeper_groups().is_empty());
+        self.keepers_groups_are_gone();
     }
-}
 
-/// Groups of keepers that are no more. Another test of this machine may have a living keeper.
-fn empty_keeper_groups() -> Vec<PathBuf> {
-    let tops = cgroup::hierarchies(&Roots::default()).unwrap();
-    let entries = tops.iter().flat_map(|top| std::fs::read_dir(top).unwrap().flatten());
-    let is_empty =
-        |path: &PathBuf| std::fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|text| text.is_empty());
-    let is_keeper = |path: &PathBuf| path.to_string_lossy().contains("faultline-keeper");
-    entries.map(|entry| entry.path()).filter(|path| is_keeper(path) && is_empty(path)).collect()
+    #[track_caller]
+    fn keepers_groups_are_gone(&self) {
+        eventually("its cgroup is gone", || self.keepers_groups().iter().all(|path| !path.exists()));
+    }
+
+    /// Where the keeper of this state directory is, in every hierarchy. Others of this machine are not looked at.
+    fn keepers_groups(&self) -> Vec<PathBuf> {
+        let name = group_name(NODE, &self.state_dir());
+        cgroup::hierarchies(&Roots::default()).unwrap().iter().map(|top| top.join(&name)).collect()
+    }
 }
 
 pub(crate) fn every_kind_is_felt_and_gone_at_its_deadline() {
@@ -396,7 +398,7 @@ pub(crate) fn a_keeper_whose_state_was_deleted_reverts_and_leaves() {
     let over = boottime_ms();
     assert!(over + 300 >= deadline && over <= deadline + LATE_AT_MOST_MS);
     eventually("the keeper leaves", || std::fs::read(&keeper).map_or(true, |words| words.is_empty()));
-    eventually("its cgroup is gone", || empty_keeper_groups().is_empty());
+    scene.keepers_groups_are_gone();
     assert!(!scene.state_dir().exists(), "nobody makes it again");
 }
 
