@@ -51,6 +51,7 @@ pub fn desired(state: &mut State, new: Desired, start_within_ms: u64, now: Now, 
     }
     run.desired = new;
     run.arrival_bound_ms = bound;
+    run.planned_by_ms = None;
     run.bounds = None;
     run.asked = false;
     run.stage = Stage::AwaitingSpec;

@@ -22,6 +22,9 @@ use crate::cluster::{LinkLoss, RecordState, RunRecordHeld};
 const MAX_STEPS: usize = 16;
 /// A record that took longer to become durable names a t0 that is too far back: another is written.
 const RECORDED_WITHIN_MS: u64 = 1000;
+/// Who asks for a plan may have seen its pods run a moment before they are seen here: that there are none is answered
+/// only after so long.
+pub const TARGETS_WITHIN_MS: u64 = 2000;
 
 /// Takes every run as far as it goes now.
 pub fn advance_all(state: &mut State, now: Now, out: &mut Vec<Effect>) {
@@ -95,7 +98,13 @@ fn awaiting_spec(state: &State, run: &mut RunState, now: Now, out: &mut Vec<Effe
     match run.desired.intent {
         Intent::Plan => {
             let Some(inventory) = &state.inventory else { return };
-            run.observed.plan = Some(plan::plan(state, inventory, &run.desired, &spec, now));
+            let plan = plan::plan(state, inventory, &run.desired, &spec, now);
+            let until_ms =
+                *run.planned_by_ms.get_or_insert(now.boottime_ms.saturating_add(TARGETS_WITHIN_MS));
+            if now.boottime_ms < until_ms && plan.refusals.iter().any(|r| r.code == refusal::NO_TARGETS) {
+                return;
+            }
+            run.observed.plan = Some(plan);
             run.stage = Stage::Planned;
             report::phase(run, now, ClusterPhase::Planned);
             run.dirty = true;

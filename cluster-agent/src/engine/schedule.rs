@@ -134,7 +134,9 @@ pub fn wake_at(state: &State, run: &RunState) -> Option<u64> {
     instants.extend(link_loss::due(state, run));
     instants.extend(report::said_again_at(run).filter(|_| !run.dirty));
     match run.stage {
-        Stage::AwaitingSpec | Stage::AwaitingClock { .. } => instants.extend(run.arrival_bound_ms),
+        Stage::AwaitingSpec | Stage::AwaitingClock { .. } => {
+            instants.extend(run.arrival_bound_ms.into_iter().chain(run.planned_by_ms));
+        }
         Stage::Journalling | Stage::Baseline => instants.extend(run.bounds.map(|b| b.start_before_ms)),
         Stage::Running => instants.extend(running(run)),
         Stage::Settling => instants.extend(probing::settle_by(run)),

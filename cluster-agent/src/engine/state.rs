@@ -184,6 +184,8 @@ pub struct RunState {
     pub desired: Desired,
     /// Time left to start counts from its arrival: boottime after which it is Missed; absent for other intents.
     pub arrival_bound_ms: Option<u64>,
+    /// When a plan that lacks targets is answered, boottime; absent before the first look.
+    pub planned_by_ms: Option<u64>,
     /// What is said of it.
     pub observed: Observed,
     /// Where it stands.
@@ -276,6 +278,7 @@ impl RunState {
         Self {
             desired,
             arrival_bound_ms: None,
+            planned_by_ms: None,
             observed,
             stage: Stage::AwaitingSpec,
             spec: None,

@@ -1,5 +1,5 @@
-//! Publishes what is seen of nodes and pods: whole snapshots, at most one per [`COALESCE`], none before every
-//! watch has delivered once. Called by [`Kube::run`].
+//! Publishes what is seen of nodes and pods: whole snapshots, as often as [`Pace`] says, none before every watch has
+//! delivered once. Called by [`Kube::run`].
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use kube::Api;
 use proto::plan::Owner;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::Kube;
 use super::basics::{self, Basics};
-use super::follow::{COALESCE, Listed, events};
+use super::follow::{Listed, Pace, events};
 use super::slim::{
     self, NodeOrNot, PodOfClass, SlimJob, SlimNode, SlimPod, SlimReplicaSet, SlimRuntimeClass,
 };
@@ -43,9 +43,8 @@ pub(super) async fn follow(door: &Kube) {
     let mut again = interval_at(Instant::now() + BASICS_EVERY, BASICS_EVERY);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = Seen::default();
-    let mut due: Option<Instant> = None;
+    let mut pace = Pace::new(Instant::now());
     loop {
-        let at = due.unwrap_or_else(Instant::now);
         let changed = tokio::select! {
             Some(event) = pods.next() => seen.pods.take(event, slim::pod),
             Some(event) = nodes.next() => seen.nodes.take(event, slim::node),
@@ -53,15 +52,15 @@ pub(super) async fn follow(door: &Kube) {
             Some(event) = jobs.next() => seen.jobs.take(event, |o| slim::above(o.metadata)),
             Some(event) = classes.next() => seen.classes.take(event, slim::runtime_class),
             _ = again.tick() => refresh(door, &mut basics).await,
-            () = sleep_until(at), if due.is_some() => {
-                due = None;
+            () = pace.due(), if pace.is_due() => {
+                pace.published(Instant::now());
                 publish(door, &seen, &basics);
                 false
             }
             else => return,
         };
-        if changed && due.is_none() {
-            due = Some(Instant::now() + COALESCE);
+        if changed {
+            pace.changed(Instant::now());
         }
     }
 }

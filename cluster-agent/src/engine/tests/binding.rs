@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::world::{World, delay, inventory, pod};
 use crate::cluster::Inventory;
+use crate::engine::runs::TARGETS_WITHIN_MS;
 use crate::engine::{Effect, Event};
 
 fn exact() -> Value {
@@ -29,7 +30,7 @@ fn planned(spec: Value, there: Inventory) -> World {
     world.node_up();
     world.take(Event::Inventory(Arc::new(there)));
     world.want("r1", Intent::Plan, 0);
-    world.settle();
+    world.settle_plan();
     world
 }
 
@@ -111,6 +112,36 @@ fn a_plan_that_may_have_expired_on_the_way_has_expired() {
     let (id, centre_at) = (world.clocks.pop().expect("the clock is asked"), world.now().wall);
     world.take(Event::ClockReply { id, centre_at, rtt_ms: 1_000 });
     assert_eq!(world.run("r1").reason, refusal::PLAN_EXPIRED);
+}
+
+/// Who waits until a pod is ready and then asks for a run may be faster than our watch.
+#[test]
+fn a_pod_that_is_seen_a_moment_after_the_question_is_planned() {
+    let mut two = delay();
+    two["targets"][0]["pick"] = json!({ "count": 2 });
+    for (spec, first) in [(delay(), 0), (two, 1)] {
+        let mut world = World::new(spec);
+        world.take(Event::LinkUp { accepted: true });
+        world.node_up();
+        world.take(Event::Inventory(Arc::new(inventory(first))));
+        let asked_ms = world.now().boottime_ms;
+        world.want("r1", Intent::Plan, 0);
+        world.settle();
+        world.pass(TARGETS_WITHIN_MS - 1);
+        assert!(world.latest.values().all(|said| said.plan.is_none()), "not given up yet");
+        assert_eq!(world.state.wake_at(), Some(asked_ms + TARGETS_WITHIN_MS));
+        let mut late = world.clone();
+        late.take(Event::Inventory(Arc::new(inventory(4))));
+        assert!(refused(&late).is_empty());
+        world.pass(1);
+        assert_eq!(refused(&world), [refusal::NO_TARGETS]);
+        // The answer stands; another question is another look.
+        world.take(Event::Inventory(Arc::new(inventory(4))));
+        assert_eq!(refused(&world), [refusal::NO_TARGETS]);
+        world.want("r2", Intent::Plan, 0);
+        world.settle();
+        assert!(world.run("r2").plan.as_ref().is_some_and(|plan| plan.refusals.is_empty()));
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(super) fn refusals(spec: Value, change: impl FnOnce(&mut World)) -> Vec<Stri
     world.node_up();
     change(&mut world);
     world.want("r1", Intent::Plan, 0);
-    world.settle();
+    world.settle_plan();
     let plan = world.run("r1").plan.clone().expect("a plan");
     let mut codes: Vec<String> = plan.refusals.into_iter().map(|r| r.code).collect();
     codes.sort();

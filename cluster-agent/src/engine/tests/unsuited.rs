@@ -24,7 +24,7 @@ fn planned(spec: Value, seen: impl FnOnce(&mut Inventory)) -> ClusterPlan {
     world.take(Event::LinkUp { accepted: true });
     world.node_up();
     world.want("r1", Intent::Plan, 0);
-    world.settle();
+    world.settle_plan();
     world.run("r1").plan.clone().unwrap()
 }
 

@@ -17,11 +17,14 @@ use proto::wire::{Halts, Inject, NodeHello};
 use serde_json::{Value, json};
 
 use crate::cluster::{CeilingSeen, Inventory, LatchedHalts, NodeSeen, PodSeen, RunRecordHeld};
+use crate::engine::runs::TARGETS_WITHIN_MS;
+use crate::engine::state::Stage;
 use crate::engine::{Effect, Event, Now, Settings, State, step};
 
 pub(super) const NODE: &str = "n1";
 pub(super) const AT_MOST: usize = 2;
 
+#[derive(Clone)]
 pub(super) struct World {
     pub(super) state: State,
     pub(super) spec: Value,
@@ -198,6 +201,14 @@ impl World {
             }
         }
         panic!("it never settles");
+    }
+
+    /// Settles with a plan: one that lacks targets is answered only after a while.
+    pub(super) fn settle_plan(&mut self) {
+        self.settle();
+        if self.state.runs.values().any(|run| run.stage == Stage::AwaitingSpec) {
+            self.pass(TARGETS_WITHIN_MS);
+        }
     }
 
     pub(super) fn persist(&mut self) -> bool {
