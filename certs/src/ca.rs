@@ -7,6 +7,7 @@ mod issue;
 mod seal;
 
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use rcgen::Issuer;
@@ -40,8 +41,8 @@ pub enum Error {
     /// The instants asked for do not exist, or the lifetime is zero.
     #[error("certificate lifetime is empty or outside the calendar")]
     Lifetime,
-    /// The intermediate ended before the leaf would begin.
-    #[error("the intermediate certificate expired at {0}: make a new intermediate")]
+    /// The CA ended before the certificate would begin.
+    #[error("the CA expired at {0}: it signs nothing any more")]
     Expired(Timestamp),
     /// The role's names do not make an identity.
     #[error("write the identity into a certificate")]
@@ -145,10 +146,13 @@ impl Signer {
 }
 
 /// A root and an intermediate with their keys.
+///
+/// Past half its life the intermediate is replaced when the next leaf is signed. The new one is kept in memory only:
+/// whoever trusts the root trusts it, leaves carry it along, and a process that starts with the old one makes its own.
 pub struct Authority {
     trust_domain: TrustDomain,
     root: Signer,
-    intermediate: Signer,
+    intermediate: RwLock<Arc<Signer>>,
 }
 
 impl Authority {
@@ -156,13 +160,7 @@ impl Authority {
     pub fn create(trust_domain: TrustDomain, now: Timestamp) -> Result<Self, Error> {
         let root = issue::root(&trust_domain, now)?;
         let intermediate = issue::intermediate(&root, &trust_domain, now)?;
-        Ok(Self { trust_domain, root, intermediate })
-    }
-
-    /// Makes a new intermediate (2 years) under the same root: pins and bundles stay valid, leaves signed before too.
-    pub fn renew_intermediate(&mut self, now: Timestamp) -> Result<(), Error> {
-        self.intermediate = issue::intermediate(&self.root, &self.trust_domain, now)?;
-        Ok(())
+        Ok(Self { trust_domain, root, intermediate: RwLock::new(Arc::new(intermediate)) })
     }
 
     /// Reads an exported CA and checks that each key belongs to its certificate.
@@ -173,7 +171,7 @@ impl Authority {
         Ok(Self {
             trust_domain: pem.trust_domain.clone(),
             root: signer(&pem.root, "root")?,
-            intermediate: signer(&pem.intermediate, "intermediate")?,
+            intermediate: RwLock::new(Arc::new(signer(&pem.intermediate, "intermediate")?)),
         })
     }
 
@@ -182,7 +180,7 @@ impl Authority {
         AuthorityPem {
             trust_domain: self.trust_domain.clone(),
             root: self.root.credential(),
-            intermediate: self.intermediate.credential(),
+            intermediate: self.intermediate().credential(),
         }
     }
 
@@ -201,9 +199,33 @@ impl Authority {
         self.root.pin
     }
 
-    /// When the intermediate, and with it every leaf, ends.
-    pub fn intermediate_lifetime(&self) -> Lifetime {
-        self.intermediate.lifetime
+    /// When the root, and with it everything, ends.
+    pub fn lifetime(&self) -> Lifetime {
+        self.root.lifetime
+    }
+
+    fn intermediate(&self) -> Arc<Signer> {
+        Arc::clone(&self.intermediate.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What signs leaves at `now`: the intermediate, or a new one where that is past half its life or, after a clock
+    /// was set right, not valid yet. One that ends with the root cannot be bettered.
+    fn issuer_at(&self, now: Timestamp) -> Result<Arc<Signer>, Error> {
+        let serves = |signer: &Signer| {
+            let Lifetime { not_before, not_after } = signer.lifetime;
+            let half = not_before.duration_until(not_after) / 2;
+            let is_young = not_before <= now && not_before.duration_until(now) < half;
+            is_young || not_after >= self.root.lifetime.not_after
+        };
+        let current = self.intermediate();
+        if serves(&current) {
+            return Ok(current);
+        }
+        let mut intermediate = self.intermediate.write().unwrap_or_else(PoisonError::into_inner);
+        if !serves(&intermediate) {
+            *intermediate = Arc::new(issue::intermediate(&self.root, &self.trust_domain, now)?);
+        }
+        Ok(Arc::clone(&intermediate))
     }
 }
 

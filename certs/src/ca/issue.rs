@@ -57,10 +57,12 @@ impl Authority {
     /// Signs a leaf that dials as `role`: its SPIFFE id as the one name, client use only, valid for `ttl` from
     /// `now` (and five minutes back), never beyond the intermediate.
     pub fn sign_client(&self, csr: &Csr, role: &Role, now: Timestamp, ttl: Duration) -> Result<Leaf, Error> {
-        let (mut params, serial, lifetime) = self.leaf_params(&role.to_string(), now, ttl)?;
+        let issuer = self.issuer_at(now)?;
+        let (mut params, serial, lifetime) = self.leaf_params(&issuer, &role.to_string(), now, ttl)?;
         params.subject_alt_names = vec![self.uri(role)?];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(&params, csr.key(), serial, lifetime, false)
+        let certificate = params.signed_by(csr.key(), &issuer.issuer()?).map_err(Error::Write)?;
+        Ok(Leaf { chain_pem: certificate.pem() + &issuer.certificate_pem, serial, lifetime })
     }
 
     /// Signs a leaf that answers under `names` (DNS names or IP addresses). With a role it carries that SPIFFE id
@@ -77,7 +79,8 @@ impl Authority {
         else {
             return Err(Error::Nameless);
         };
-        let (mut params, serial, lifetime) = self.leaf_params(&title, now, ttl)?;
+        let issuer = self.issuer_at(now)?;
+        let (mut params, serial, lifetime) = self.leaf_params(&issuer, &title, now, ttl)?;
         for name in names {
             params.subject_alt_names.push(server_name(name)?);
         }
@@ -86,7 +89,9 @@ impl Authority {
             params.subject_alt_names.push(self.uri(role)?);
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
         }
-        self.sign(&params, csr.key(), serial, lifetime, true)
+        let certificate = params.signed_by(csr.key(), &issuer.issuer()?).map_err(Error::Write)?;
+        let chain_pem = certificate.pem() + &issuer.certificate_pem + &self.root.certificate_pem;
+        Ok(Leaf { chain_pem, serial, lifetime })
     }
 
     /// Makes a key and signs it as [`Self::sign_client`] does.
@@ -111,33 +116,18 @@ impl Authority {
 
     fn leaf_params(
         &self,
+        issuer: &Signer,
         title: &str,
         now: Timestamp,
         ttl: Duration,
     ) -> Result<(CertificateParams, Serial, Lifetime), Error> {
         let ttl = SignedDuration::try_from(ttl).map_err(|_| Error::Lifetime)?;
-        let lifetime = within(lifetime(now, ttl)?, &self.intermediate.lifetime, now)?;
+        let lifetime = within(lifetime(now, ttl)?, &issuer.lifetime, now)?;
         let (mut params, serial) = params(title, &self.trust_domain, lifetime)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         Ok((params, serial, lifetime))
-    }
-
-    fn sign(
-        &self,
-        params: &CertificateParams,
-        key: &impl PublicKeyData,
-        serial: Serial,
-        lifetime: Lifetime,
-        with_root: bool,
-    ) -> Result<Leaf, Error> {
-        let certificate = params.signed_by(key, &self.intermediate.issuer()?).map_err(Error::Write)?;
-        let mut chain_pem = certificate.pem() + &self.intermediate.certificate_pem;
-        if with_root {
-            chain_pem += &self.root.certificate_pem;
-        }
-        Ok(Leaf { chain_pem, serial, lifetime })
     }
 
     fn uri(&self, role: &Role) -> Result<SanType, Error> {

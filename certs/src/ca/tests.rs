@@ -1,5 +1,6 @@
 //! What the CA writes, refuses to copy, and how it is kept.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -7,9 +8,10 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use x509_parser::extensions::GeneralName;
 
 use super::{Authority, AuthorityPem, Error, SealedAuthority};
+use crate::bundle::TrustBundle;
 use crate::csr::{Csr, PrivateKey};
 use crate::identity::{Role, TrustDomain};
-use crate::peer::{self, Peer};
+use crate::peer::{self, Lifetime, Peer};
 
 const DAY: Duration = Duration::from_hours(24);
 const KEK: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -105,9 +107,13 @@ fn server_names_are_checked() {
 #[test]
 fn a_leaf_never_outlives_its_issuer() {
     let authority = authority();
-    let end = authority.intermediate_lifetime().not_after;
+    let issuers_end =
+        || Lifetime::of_chain_pem(&authority.to_pem().intermediate.chain_pem).unwrap().not_after;
     let sign = |now, ttl| authority.sign_client(&csr(), &Role::agent("c1"), now, ttl);
-    assert_eq!(sign(now(), DAY * 9000).unwrap().lifetime.not_after, end);
+    assert_eq!(sign(now(), DAY * 9000).unwrap().lifetime.not_after, issuers_end());
+    let end = authority.lifetime().not_after;
+    let last_day = end - SignedDuration::from_hours(24);
+    assert_eq!(sign(last_day, DAY * 9000).unwrap().lifetime.not_after, end);
     assert!(matches!(sign(end + SignedDuration::from_secs(1), DAY), Err(Error::Expired(_))));
     assert!(matches!(sign(now(), Duration::ZERO), Err(Error::Lifetime)));
     assert!(matches!(sign(now(), Duration::MAX), Err(Error::Lifetime)));
@@ -117,14 +123,37 @@ fn a_leaf_never_outlives_its_issuer() {
     ));
 }
 
+/// A replica that is never restarted, from the making of the CA to its end.
 #[test]
-fn a_new_intermediate_keeps_root_and_pin() {
-    let mut authority = authority();
-    let (pin, bundle) = (authority.pin(), authority.bundle_pem().to_owned());
-    let late = authority.intermediate_lifetime().not_after + SignedDuration::from_hours(1);
-    authority.renew_intermediate(late).unwrap();
-    assert_eq!((authority.pin(), authority.bundle_pem()), (pin, bundle.as_str()));
-    assert!(authority.sign_client(&csr(), &Role::agent("c1"), late, DAY).is_ok());
+fn for_as_long_as_the_root_lives_leaves_live_as_long_as_asked_and_the_pin_stays() {
+    let authority = authority();
+    let bundle = TrustBundle::from_pem(authority.bundle_pem()).unwrap();
+    let (pin, end) = (authority.pin(), authority.lifetime().not_after);
+    let (first, mut intermediates) = (authority.to_pem(), BTreeSet::new());
+    let mut at = now();
+    while at + SignedDuration::from_hours(24 * 30) < end {
+        let signed = authority.sign_statement(&Role::agent("c1"), b"words", at).unwrap();
+        signed.verify(&bundle, b"words", at).unwrap();
+        let leaf = authority.sign_client(&csr(), &Role::agent("c1"), at, DAY * 30).unwrap();
+        assert!(leaf.lifetime.not_after >= at + SignedDuration::from_hours(24 * 30 - 1), "{at}");
+        intermediates.insert(authority.to_pem().intermediate.chain_pem);
+        at += SignedDuration::from_hours(24 * 20);
+    }
+    assert!((9..=12).contains(&intermediates.len()), "{}", intermediates.len());
+    assert_eq!(authority.pin(), pin);
+    // A process that starts with the first one, long past its end.
+    let restarted = Authority::from_pem(&first).unwrap();
+    let signed = restarted.sign_statement(&Role::agent("c1"), b"words", at).unwrap();
+    signed.verify(&bundle, b"words", at).unwrap();
+}
+
+#[test]
+fn an_intermediate_made_while_the_clock_was_wrong_is_replaced() {
+    let authority = authority();
+    let wrong = now() + SignedDuration::from_hours(24 * 900);
+    authority.sign_client(&csr(), &Role::agent("c1"), wrong, DAY).unwrap();
+    let signed = authority.sign_statement(&Role::agent("c1"), b"words", now()).unwrap();
+    signed.verify(&TrustBundle::from_pem(authority.bundle_pem()).unwrap(), b"words", now()).unwrap();
 }
 
 #[test]
