@@ -1,7 +1,9 @@
 //! Every argument of every command.
 
 mod examples;
+mod governing;
 mod operations;
+mod values;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,8 +11,12 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use examples::with_examples;
+pub(crate) use governing::{
+    ClustersCommand, GrantArgs, HaltCommand, HaltSetArgs, OperatorRole, OperatorsCommand,
+};
 pub(crate) use operations::{ApplyArgs, DoctorArgs, InviteArgs, Place, StoreCommand};
-use proto::quantity::Span;
+use values::{instant, timeout, word};
+pub(crate) use values::{pairs, span};
 
 /// Multi-cluster chaos, with every fault taken away again.
 #[derive(Debug, Parser)]
@@ -236,159 +242,6 @@ pub(crate) struct DeleteArgs {
     pub(crate) name: String,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum HaltCommand {
-    /// Set a halt: everything in its scope is reverted, nothing new starts
-    Set(HaltSetArgs),
-    /// Show halts and how far each cluster has come
-    Status,
-    /// Lift a halt by its id
-    Release {
-        /// Its id
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        id: String,
-    },
-}
-
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("scope").required(true).multiple(true))]
-pub(crate) struct HaltSetArgs {
-    /// Every cluster
-    #[arg(long, group = "scope", conflicts_with_all = ["cluster", "label", "namespace"])]
-    pub(crate) fleet: bool,
-    /// One cluster, by name or id
-    #[arg(long, group = "scope", conflicts_with = "label", value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) cluster: Option<String>,
-    /// Clusters with these labels
-    #[arg(long, group = "scope", value_name = "KEY=VALUE")]
-    pub(crate) label: Vec<String>,
-    /// Only this namespace of the cluster
-    #[arg(long, requires = "cluster", value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) namespace: Option<String>,
-    /// Why, for everybody who meets it
-    #[arg(long, default_value = "")]
-    pub(crate) reason: String,
-    /// Its id; assigned by default
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) id: Option<String>,
-    /// Return without waiting until every connected cluster is Clean
-    #[arg(long)]
-    pub(crate) no_wait: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ClustersCommand {
-    /// Make a member and a one-use token for it; prints the token. Or many members from a file
-    Invite(InviteArgs),
-    /// A new token for a member that was built anew; what the old one had is refused from now on
-    Replace {
-        /// Name or id
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        name: String,
-        /// Accept it as soon as it enrols; otherwise it must be accepted again
-        #[arg(long)]
-        auto_accept: bool,
-        /// Life of the token, at most 24h
-        #[arg(long, default_value = "30m", value_parser = span)]
-        ttl: String,
-    },
-    /// List members
-    List,
-    /// Accept an enrolled member: the second of the two opt-ins
-    Accept {
-        /// Name or id
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        name: String,
-    },
-    /// Close a member's sessions and refuse its certificates
-    Revoke {
-        /// Name or id
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        name: String,
-    },
-    /// Forget a member
-    Remove {
-        /// Name or id
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        name: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum OperatorsCommand {
-    /// Make an operator; prints its token, this once
-    Create {
-        /// Its name: what grants, runs and the audit say
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        name: String,
-        /// What it may; each role includes those before
-        #[arg(long, value_enum)]
-        role: OperatorRole,
-        /// Life of the token, as in 720h; it does not end by default
-        #[arg(long, value_parser = span)]
-        ttl: Option<String>,
-    },
-    /// List operators
-    List,
-    /// Make another token for an operator, and print it; the one before opens nothing any more
-    Rotate {
-        /// Its name
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        name: String,
-        /// Life of the new token; it does not end by default
-        #[arg(long, value_parser = span)]
-        ttl: Option<String>,
-    },
-    /// Take an operator away; the last admin stays
-    Revoke {
-        /// Its name
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        name: String,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OperatorRole {
-    /// Reads and watches
-    Viewer,
-    /// Stores Experiments, plans, stops and halts
-    Author,
-    /// Starts runs, releases halts, removes finished runs
-    Operator,
-    /// Approves plans
-    Approver,
-    /// Members, grants, operators
-    Admin,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct GrantArgs {
-    /// Name of the grant
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) name: String,
-    /// From this operator; "*" is every one
-    #[arg(long = "from-operator", alias = "operator", value_name = "NAME")]
-    pub(crate) operator: Vec<String>,
-    /// From authors in this cluster
-    #[arg(long, value_name = "CLUSTER")]
-    pub(crate) from_cluster: Vec<String>,
-    /// And in this namespace
-    #[arg(long, value_name = "NAMESPACE", requires = "from_cluster")]
-    pub(crate) from_namespace: Vec<String>,
-    /// At this cluster
-    #[arg(long, value_name = "CLUSTER", required = true)]
-    pub(crate) to_cluster: Vec<String>,
-    /// At this namespace; "*" is every one
-    #[arg(long, value_name = "NAMESPACE", required = true)]
-    pub(crate) to_namespace: Vec<String>,
-    /// With this kind: dotted, network.* or *
-    #[arg(long, value_name = "KIND", required = true)]
-    pub(crate) kind: Vec<String>,
-    /// At most so many targets per cluster and run
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) max_targets: u32,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct LoginArgs {
     /// https://host:7443
@@ -426,50 +279,4 @@ pub(crate) struct DemoArgs {
     /// Print one JSON object with the measured values
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// A bound of waiting: more than nothing, at most an hour.
-fn timeout(text: &str) -> Result<Duration, String> {
-    let ms = Span::written(text).ms().map_err(|error| error.to_string())?;
-    if (1..=3_600_000).contains(&ms) {
-        return Ok(Duration::from_millis(ms));
-    }
-    Err("must be more than 0s and at most 1h".to_owned())
-}
-
-/// A duration of more than nothing, as written: the centre has the last word on it.
-pub(crate) fn span(text: &str) -> Result<String, String> {
-    match Span::written(text).ms() {
-        Ok(0) => Err("must be more than 0s".to_owned()),
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// A name that is only used here.
-fn word(text: &str) -> Result<String, String> {
-    let is_word = (1..=100).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-    if is_word {
-        Ok(text.to_owned())
-    } else {
-        Err("use 1 to 100 visible characters without a space".to_owned())
-    }
-}
-
-/// An instant, as written.
-fn instant(text: &str) -> Result<String, String> {
-    let at = text.parse::<jiff::Timestamp>();
-    at.map(|_| text.to_owned()).map_err(|_| "write it as in 2026-12-01T10:00:00Z".to_owned())
-}
-
-/// Splits the KEY=VALUE pairs of labels.
-pub(crate) fn pairs(list: &[String]) -> anyhow::Result<std::collections::BTreeMap<String, String>> {
-    let pair = |text: &String| {
-        let (key, value) = text
-            .split_once('=')
-            .filter(|(key, _)| !key.is_empty())
-            .ok_or_else(|| crate::exit::Misuse(format!("--label {text:?} is not KEY=VALUE")))?;
-        Ok((key.to_owned(), value.to_owned()))
-    };
-    list.iter().map(pair).collect()
 }

@@ -1,7 +1,9 @@
 //! The REST client: one request, one typed answer, errors with every problem.
 
+mod asked;
 mod refused;
 mod stream;
+mod verbs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,30 +11,23 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use certs::{Connector, Protocol};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::client::legacy::Client as Http;
 use hyper_util::rt::TokioExecutor;
-use proto::problem::ErrorCode;
 use proto::quantity::Span;
-use proto::rest::{RunView, Taken};
 use proto::trace::TraceContext;
 pub(crate) use refused::Refused;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
+use self::asked::Asked;
 use crate::args::Global;
 use crate::context::Context;
 use crate::exit::Misuse;
 
 /// Answers are at most this large, in bytes.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
-/// All pages of a list together are at most this large, in bytes.
-const MAX_LIST: usize = 16 * MAX_ANSWER;
-/// A list has at most so many pages.
-const MAX_PAGES: usize = 10_000;
 /// How long a request may take unless told otherwise.
 const WITHIN: Duration = Duration::from_mins(1);
 
@@ -42,43 +37,6 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// How often something is asked while nobody answers; the pauses between double.
 const ATTEMPTS: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-
-/// One request, as often as it is sent.
-#[derive(Debug)]
-struct Asked<'a> {
-    method: Method,
-    path: &'a str,
-    body: Option<Bytes>,
-    if_match: Option<&'a str>,
-    key: Option<String>,
-    last_event: Option<&'a str>,
-}
-
-impl<'a> Asked<'a> {
-    fn new(method: Method, path: &'a str) -> Self {
-        Self { method, path, body: None, if_match: None, key: None, last_event: None }
-    }
-
-    fn with(mut self, body: &impl Serialize) -> anyhow::Result<Self> {
-        self.body = Some(serde_json::to_vec(body)?.into());
-        Ok(self)
-    }
-
-    /// Whether asking again may help and cannot do anything twice.
-    fn is_safe_again(&self, error: &anyhow::Error) -> bool {
-        if let Some(Refused(details)) = error.downcast_ref::<Refused>() {
-            return details.code == ErrorCode::Unavailable;
-        }
-        let was_sent = !error
-            .chain()
-            .filter_map(|cause| cause.downcast_ref::<hyper_util::client::legacy::Error>())
-            .any(hyper_util::client::legacy::Error::is_connect);
-        let same_again = self.method == Method::GET
-            || self.key.is_some()
-            || (self.method == Method::PUT && self.if_match.is_none());
-        same_again || !was_sent
-    }
-}
 
 /// Talks to one control plane as one operator.
 #[derive(Debug, Clone)]
@@ -251,106 +209,6 @@ impl Client {
             let why = not_understood(&self.authority, &error, body);
             anyhow::Error::from(error).context(why)
         })
-    }
-
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        self.typed(Asked::new(Method::GET, path)).await
-    }
-
-    pub(crate) async fn post<B: Serialize, T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &B,
-    ) -> anyhow::Result<T> {
-        let key = Some(self.next_key());
-        self.typed(Asked { key, ..Asked::new(Method::POST, path).with(body)? }).await
-    }
-
-    pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &B,
-    ) -> anyhow::Result<T> {
-        self.typed(Asked::new(Method::PUT, path).with(body)?).await
-    }
-
-    /// A thing and its tag, where there is one of this name.
-    pub(crate) async fn tagged<T: DeserializeOwned>(
-        &self,
-        path: &str,
-    ) -> anyhow::Result<Option<(T, String)>> {
-        let (headers, body) = match self.exchange(Asked::new(Method::GET, path)).await {
-            Ok(answer) => answer,
-            Err(error) => match error.downcast_ref::<Refused>() {
-                Some(Refused(details)) if details.status == 404 => return Ok(None),
-                _ => return Err(error),
-            },
-        };
-        let tag = headers.get(http::header::ETAG).and_then(|tag| tag.to_str().ok());
-        let tag = tag.context("the control plane's answer has no ETag")?.to_owned();
-        Ok(Some((self.read(&body)?, tag)))
-    }
-
-    /// Stores over the thing as it had this tag; without one, whatever is there.
-    pub(crate) async fn put_if<B: Serialize>(
-        &self,
-        path: &str,
-        body: &B,
-        tag: Option<&str>,
-    ) -> anyhow::Result<()> {
-        let asked = Asked { if_match: tag, ..Asked::new(Method::PUT, path).with(body)? };
-        let stored: serde_json::Map<String, Value> = self.typed(asked).await?;
-        anyhow::ensure!(!stored.is_empty(), "the control plane does not say what it stored");
-        Ok(())
-    }
-
-    /// Deletes the thing if it still has this tag.
-    pub(crate) async fn delete_if(&self, path: &str, tag: &str) -> anyhow::Result<()> {
-        self.deleted(Asked { if_match: Some(tag), ..Asked::new(Method::DELETE, path) }).await
-    }
-
-    pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<()> {
-        self.deleted(Asked::new(Method::DELETE, path)).await
-    }
-
-    /// Nothing is said of what is gone, and of a run that lives, that its stop was taken. Anything else is the answer
-    /// of somebody else.
-    async fn deleted(&self, asked: Asked<'_>) -> anyhow::Result<()> {
-        let (_, body) = self.exchange(asked).await?;
-        if body.is_empty() { Ok(()) } else { self.read::<Taken<RunView>>(&body).map(drop) }
-    }
-
-    /// Every item of a paged list.
-    pub(crate) async fn list<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Vec<T>> {
-        self.list_where(path, "").await
-    }
-
-    /// The same of a list with a query, as in `&by=ann`. Ends whatever is answered: each page goes on after the one
-    /// before, and all together are bounded.
-    pub(crate) async fn list_where<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        query: &str,
-    ) -> anyhow::Result<Vec<T>> {
-        let (mut items, mut after, mut size) = (Vec::new(), None::<String>, 0);
-        for _ in 0..MAX_PAGES {
-            let from = after.as_deref().map_or_else(String::new, |at| format!("&after={}", segment(at)));
-            let (_, body) =
-                self.exchange(Asked::new(Method::GET, &format!("{path}?limit=200{query}{from}"))).await?;
-            size += body.len();
-            anyhow::ensure!(size <= MAX_LIST, "the list {path} is larger than {} MiB", MAX_LIST >> 20);
-            let page: proto::rest::Page<T> = self.read(&body)?;
-            items.extend(page.items);
-            if page.next.is_none() {
-                return Ok(items);
-            }
-            anyhow::ensure!(
-                page.next != after,
-                "the list {path} of the control plane goes round in a circle"
-            );
-            after = page.next;
-        }
-        bail!("the list {path} of the control plane has more than {MAX_PAGES} pages")
     }
 }
 

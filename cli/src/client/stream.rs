@@ -8,7 +8,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use proto::rest::RunView;
 
-use super::{Asked, Client};
+use super::Client;
+use super::asked::Asked;
 
 /// The control plane says that it is alive every 10 s.
 const SILENCE: Duration = Duration::from_secs(40);

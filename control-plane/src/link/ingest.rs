@@ -1,19 +1,20 @@
 //! Storing what an agent said, one thing at a time, and answering only what is committed. An
 //! outage of the store makes this wait and nobody else.
 
+mod fit;
+mod renewal;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use certs::Csr;
-use certs::recovery::IdentityKey;
 use proto::assignment::{ClusterPhase, Intent, Observed, Outcome};
 use proto::grant::Principal;
 use proto::ids::ClusterId;
-use proto::plan::ClusterPlan;
 use proto::status::RunPhase;
 use proto::wire::{Authored, Hello, Nack};
 
+use self::fit::{fit, fit_plan};
 use super::hub::Hub;
 use super::inbox::{Inbox, Item};
 use super::lane::Lane;
@@ -28,8 +29,6 @@ use crate::store::{Compare, Outcome as TxnOutcome, PageRequest, Txn};
 const RETRY: Duration = Duration::from_millis(300);
 /// How long this replica may lag behind the store before it is looked at again.
 const LAG: Duration = Duration::from_millis(20);
-/// What of a value fits into the store with some room.
-const MAX_VALUE_BYTES: usize = 15 * 1024;
 
 /// The writing part of a session.
 #[derive(Debug)]
@@ -310,96 +309,9 @@ impl Ingest {
         observed.finished_at = Some(self.hub.clock.now());
         self.put_observed(observed, known, |stored| stored <= known).await
     }
-
-    /// An agent that was an older version for a while has lost its key, and does not see that the centre has another.
-    fn note_other_identity(&self, by: &str) {
-        let cure = "its agent shows another identity key than the one that is registered, and will not recover once \
-                    its certificate expired: run `faultline clusters replace`";
-        tracing::warn!(cluster = %self.cluster, "{cure}");
-        self.hub.audit.note(by, "cluster.other-identity", self.cluster.as_str(), cure);
-    }
-
-    async fn renew(&self, csr_pem: &str, identity_csr_pem: &str) -> Result<(), Error> {
-        let read = |pem: &str| Csr::from_pem(pem).map_err(|error| Error::BadRequest(error.to_string()));
-        let signed = read(csr_pem).and_then(|csr| {
-            let identity = Some(identity_csr_pem).filter(|pem| !pem.is_empty()).map(read).transpose()?;
-            let leaf = self.hub.signer.sign_agent(&self.cluster, &csr, self.hub.clock.now())?;
-            Ok((csr, identity.as_ref().map(IdentityKey::of), leaf))
-        });
-        let by = format!("cluster:{}", self.cluster);
-        let recorded = match signed {
-            Ok((csr, identity, leaf)) => {
-                let store = self.hub.store.as_ref();
-                match self.hub.signer.record(store, &self.cluster, &csr, identity, &leaf).await {
-                    Ok(is_other) => {
-                        if is_other {
-                            self.note_other_identity(&by);
-                        }
-                        Ok(leaf)
-                    }
-                    Err(refused @ Error::Conflict(_)) => Err(refused),
-                    Err(error) => return Err(error),
-                }
-            }
-            Err(error) => Err(error),
-        };
-        match recorded {
-            Ok(leaf) => {
-                let not_after = Some(leaf.lifetime.not_after);
-                self.hub
-                    .update_status(&self.cluster, |status| status.certificate_not_after = not_after)
-                    .await?;
-                self.hub.audit.note(&by, "certificate.renew", leaf.serial.as_str(), "ok");
-                self.lane.renewed(leaf.chain_pem, self.hub.signer.bundle_pem().to_owned());
-            }
-            Err(error) => {
-                self.hub.audit.note(&by, "certificate.renew", "", "invalid");
-                let detail = error.to_string();
-                self.lane.nack(Nack { run: String::new(), generation: 0, code: "Renew".to_owned(), detail });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Sequence of the list that agents are told.
 fn in_force(state: &State) -> Option<u64> {
     state.endpoints.as_ref().map(|stored| stored.signed.list.sequence)
-}
-
-fn size<T: serde::Serialize>(value: &T) -> usize {
-    serde_json::to_vec(value).map_or(0, |json| json.len())
-}
-
-/// Drops the oldest of the timeline, then detail, until it fits the store.
-fn fit(observed: &mut Observed) {
-    observed.injections.truncate(20);
-    let surplus = observed.timeline.len().saturating_sub(40);
-    observed.timeline.drain(..surplus);
-    while size(observed) > MAX_VALUE_BYTES {
-        if !observed.timeline.is_empty() {
-            let half = observed.timeline.len().div_ceil(2);
-            observed.timeline.drain(..half);
-        } else if !observed.injections.is_empty() {
-            observed.injections.truncate(observed.injections.len() / 2);
-        } else if observed.probes.pop().is_none() && observed.refusals.pop().is_none() {
-            observed.message = observed.message.chars().take(1024).collect();
-            observed.reason = observed.reason.chars().take(128).collect();
-            return;
-        }
-    }
-}
-
-/// The sample is for people: it gives way.
-fn fit_plan(plan: &ClusterPlan) -> ClusterPlan {
-    let mut plan = plan.clone();
-    for keep in [50, 20, 5, 0] {
-        for pods in plan.sample.values_mut() {
-            pods.truncate(keep);
-        }
-        if size(&plan) <= MAX_VALUE_BYTES {
-            break;
-        }
-    }
-    plan
 }

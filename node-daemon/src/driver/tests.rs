@@ -15,7 +15,7 @@ use proto::injection::{Action, EndReason, Injection, InjectionPhase, InjectionSt
 use proto::wire::{Inject, NodeDown, NodeUp};
 
 use super::*;
-use crate::engine::{Limits, Node};
+use crate::engine::{Limits, Node, Unfit};
 use crate::link::{Channels, Session};
 use crate::recover::recover;
 use crate::resolve::{ContainerIdentity, Found, Identity};

@@ -51,11 +51,8 @@ async fn a_run_deleted_while_it_is_recorded_is_stopped() {
     assert_eq!(stop().await.map(|stop| stop.reason), Some(StopReason::Deleted));
 }
 
-#[tokio::test]
-async fn only_the_experiment_that_is_meant_leaves() {
-    let intake = intake();
-    let of = |uid: &str, generation, body: &str| authored(AuthoredKind::Experiment, uid, generation, body);
-    let spec = json!({
+fn experiment() -> String {
+    json!({
         "clusters": { "names": ["west"] },
         "targets": [{ "name": "web", "pods": { "namespaces": ["shop"], "labelSelector": { "matchLabels": { "a": "b" } } },
             "atMost": { "perCluster": 1 } }],
@@ -63,7 +60,48 @@ async fn only_the_experiment_that_is_meant_leaves() {
             "network": { "delay": { "latency": "200ms" } } }],
         "limits": { "clusterDeadline": "1m", "runDeadline": "10m", "startWithin": "1m" }
     })
-    .to_string();
+    .to_string()
+}
+
+#[tokio::test]
+async fn a_cluster_stores_its_share_of_experiments_and_may_go_on_to_edit_them() {
+    let intake = Intake { quota: Quota { experiments: 2, ..Quota::default() }, ..intake() };
+    let named = |name: &str, generation| {
+        let mut put = authored(AuthoredKind::Experiment, name, generation, &experiment());
+        put.object.name = name.parse().unwrap();
+        put
+    };
+    // What a replica has read back: two of this cluster, and those of another, which do not count.
+    let know = async |origin: &str, put: &Authored| {
+        intake.take(put).await.unwrap();
+        let own = intake.key(&put.object);
+        let entry =
+            intake.store.get(&codec::path(&ObjectKey::Experiment(own.clone())).unwrap()).await.unwrap();
+        let entry = entry.expect("stored");
+        let value: StoredExperiment = serde_json::from_slice(&entry.value).unwrap();
+        let stored = Versioned { value, revision: entry.mod_revision };
+        intake.cache.write(|state| state.experiments.insert((origin.to_owned(), own.1, own.2), stored));
+    };
+    for name in ["far-1", "far-2", "far-3"] {
+        know("c-2", &named(name, 1)).await;
+    }
+    for name in ["one", "two"] {
+        know("c-1", &named(name, 1)).await;
+    }
+    let third = named("three", 1);
+    let answer = intake.take(&third).await.unwrap();
+    assert!(format!("{answer:?}").contains("QuotaExceeded"), "{answer:?}");
+    let path = codec::path(&ObjectKey::Experiment(intake.key(&third.object))).unwrap();
+    assert!(intake.store.get(&path).await.unwrap().is_none());
+    let answer = intake.take(&named("two", 2)).await.unwrap();
+    assert!(!format!("{answer:?}").contains("QuotaExceeded"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn only_the_experiment_that_is_meant_leaves() {
+    let intake = intake();
+    let of = |uid: &str, generation, body: &str| authored(AuthoredKind::Experiment, uid, generation, body);
+    let spec = experiment();
     let key = (intake.cluster.to_string(), "shop".to_owned(), "x".to_owned());
     let path = codec::path(&ObjectKey::Experiment(key.clone())).unwrap();
     let stored = async || intake.store.get(&path).await.unwrap().map(|entry| entry.mod_revision);
