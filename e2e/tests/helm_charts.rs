@@ -208,6 +208,9 @@ fn mistakes_in_values_are_refused() -> Result<()> {
         (CENTRE, "audit.sink.kind=Otlp", "/audit/sink/otlp/endpoint"),
         (CENTRE, "audit.sink.otlp.endpoint=collector:4317", "/audit/sink/otlp/endpoint"),
         (CENTRE, &no_volume, "/audit/sink/jsonl/existingClaim"),
+        // As `helm upgrade --reuse-values` gives them, from a chart that did not have it.
+        (CENTRE, "audit=null", "missing property 'audit'"),
+        (MEMBER, "nodes.drainWaitSeconds=null", "missing property 'drainWaitSeconds'"),
         (MEMBER, "nodes.tolerate=all", "tolerate"),
         (MEMBER, both, "/join"),
         (MEMBER, "ceiling.kind={pod.kill}", "kind"),
