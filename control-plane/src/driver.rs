@@ -28,7 +28,7 @@ use tracing::{Instrument, Span};
 
 use crate::audit::Auditor;
 use crate::cache::Cache;
-use crate::engine::object::{Object, ObjectKey, Revision};
+use crate::engine::object::{ALL_SERIALS, Object, ObjectKey, Revision};
 use crate::engine::state::State;
 use crate::engine::{self, Commit, Effect, Event};
 use crate::format;
@@ -342,7 +342,7 @@ fn deny_list(state: &State) -> Revocations {
     let mut list = Revocations::default();
     for (cluster, serial) in &state.revoked {
         match serial.parse() {
-            _ if serial == "all" => drop(list.clusters.insert(cluster.clone())),
+            _ if serial == ALL_SERIALS => drop(list.clusters.insert(cluster.clone())),
             Ok(serial) => drop(list.serials.insert(serial)),
             Err(_) => drop(list.clusters.insert(cluster.clone())),
         }

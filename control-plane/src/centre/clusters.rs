@@ -13,7 +13,7 @@ use proto::rest::{ClusterView, Invitation, InviteCluster};
 use super::expected::{Expected, tag_of};
 use super::{Caller, Centre, Error, Role, listed};
 use crate::driver::codec;
-use crate::engine::object::{Object, ObjectKey, Versioned};
+use crate::engine::object::{ALL_SERIALS, Object, ObjectKey, Versioned};
 use crate::engine::state::{ClusterEntry, State};
 use crate::enrolment::TokenRecord;
 use crate::store::{Compare, Txn};
@@ -188,7 +188,7 @@ impl Centre {
     async fn remove_inner(&self, caller: &Caller, name: &str, expected: &Expected) -> Result<(), Error> {
         caller.require(Role::Admin)?;
         let id = self.cluster_id(name)?;
-        let deny = Object::Revoked(id.to_string(), "all".to_owned());
+        let deny = Object::Revoked(id.to_string(), ALL_SERIALS.to_owned());
         let compare = self.as_expected(&id, expected).await?;
         let txn = Txn { compare, ..Txn::default() }
             .delete(codec::path(&ObjectKey::ClusterSpec(id.clone()))?)
@@ -229,7 +229,7 @@ impl Centre {
             let txn = Txn { compare, ..Txn::default() }.unchanged(&path, entry.mod_revision);
             let mut txn = txn.put(&path, codec::encode(&object)?);
             if let Some(id) = &deny {
-                let deny = Object::Revoked(id.to_string(), "all".to_owned());
+                let deny = Object::Revoked(id.to_string(), ALL_SERIALS.to_owned());
                 txn = txn.put(codec::path(&deny.key())?, codec::encode(&deny)?);
             }
             if let crate::store::Outcome::Committed { revision } = self.inner.store.txn(txn).await? {

@@ -21,6 +21,9 @@ pub const CENTRAL: &str = "central";
 /// A revision of the store; 0 stands for "does not exist".
 pub type Revision = u64;
 
+/// In place of a serial in [`ObjectKey::Revoked`]: every certificate of a cluster.
+pub const ALL_SERIALS: &str = "all";
+
 /// A value with the revision that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Versioned<T> {

@@ -2,7 +2,7 @@
 //! once it is recorded no Start is ever written again.
 
 use jiff::Timestamp;
-use proto::assignment::{Desired, Intent, Outcome, StopReason};
+use proto::assignment::{Desired, Intent, Outcome, Residue, StopReason};
 use proto::ids::ClusterId;
 
 use super::object::{Object, ObjectKey, Versioned};
@@ -42,7 +42,10 @@ pub(super) fn decide(view: View<'_>, now: Timestamp) -> Decision {
     if !started {
         let outcome = if stop.reason == StopReason::Halted { Outcome::Halted } else { Outcome::Aborted };
         let mut summary = planning::finish(view, outcome, reason_text(stop.reason), now);
-        summary.message = format!("stopped by {} before anything started", stop.by);
+        summary.message = match summary.residue {
+            Residue::Clean => format!("stopped by {} before anything started", stop.by),
+            _ => format!("stopped by {}; what a cluster was told before cannot be read any more", stop.by),
+        };
         let mut commit = view.commit(summary);
         // A Start may be among what is not read back: then this is void, and decided again when it is here.
         commit.compare.extend(view.entry.unread().map(|(key, revision)| (key.clone(), revision)));

@@ -169,7 +169,8 @@ pub(super) fn summarise(
         clusters.iter().filter(|cluster| cluster.started || cluster.missed.is_some()).collect();
     let mut next = RunSummary { id: id.clone(), ..old.clone() };
     next.clusters = counts(&clusters, old);
-    next.residue = clusters.iter().map(Seen::residue).max().unwrap_or(Residue::Clean);
+    let untold = untold(state, id, entry, old);
+    next.residue = clusters.iter().map(Seen::residue).chain(untold).max().unwrap_or(Residue::Clean);
     next.residue_resolves_at = resolves_at(&clusters).filter(|_| next.residue == Residue::Unknown);
     next.samples = samples(state, &clusters);
     if started.is_empty() {
@@ -194,6 +195,17 @@ pub(super) fn summarise(
         conclude(&mut next, &started);
     }
     next
+}
+
+/// What is left in clusters whose own word from us cannot be read any more: after the dispatch it may have been a start,
+/// and is not known until the cluster says that it is over.
+fn untold(state: &State, id: &RunId, entry: &RunEntry, old: &RunSummary) -> Option<Residue> {
+    let told = state.unreadable_of(id).filter(|_| old.dispatched_at.is_some());
+    let left = told.map(|cluster| match entry.observed.get(cluster).map(|record| &record.value.observed) {
+        Some(observed) if observed.phase == ClusterPhase::Finished => observed.residue,
+        _ => Residue::Unknown,
+    });
+    left.max()
 }
 
 /// The last instant, if there is one for each.

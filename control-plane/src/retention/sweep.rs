@@ -8,6 +8,7 @@ use super::{Error, Retention};
 use crate::authored::Tombstone;
 use crate::centre::answer_is_over;
 use crate::driver::codec;
+use crate::engine::object::ALL_SERIALS;
 use crate::engine::prune;
 use crate::engine::state::State;
 use crate::enrolment::TokenRecord;
@@ -17,8 +18,6 @@ use crate::store::{Compare, Entry, LeaseId, PageRequest, Revision, Txn};
 const PAGE: usize = 200;
 /// Keys deleted in one transaction, each with its comparison.
 const CHUNK: usize = 45;
-/// In place of a serial: every certificate of a cluster.
-const ALL_SERIALS: &str = "all";
 /// Tokens of the bootstrap file that were taken away: so many stay known, whatever their age, because a file that is
 /// put back must not open the door again.
 const SPENT_KEPT: usize = 100;

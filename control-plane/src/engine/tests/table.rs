@@ -531,3 +531,15 @@ fn a_question_that_cannot_be_read_ends_the_run_and_leaves_with_it() {
     assert!(!world.state.runs.contains_key(&run_id()) && !world.objects.contains_key(&key));
     assert!(world.state.unreadable.is_empty());
 }
+
+#[test]
+fn a_start_that_cannot_be_read_any_more_is_unknown_and_not_nothing() {
+    let mut world = dispatched();
+    let key = ObjectKey::Desired(cluster("west"), run_id());
+    world.revision += 1;
+    world.objects.insert(key.clone(), (Object::HaltsRevision, world.revision));
+    world.feed(Event::Unreadable(key, world.revision));
+    world.stop();
+    assert_eq!(world.summary().residue, Residue::Unknown, "{:?}", world.summary());
+    assert!(!world.summary().message.contains("before anything started"), "{:?}", world.summary());
+}
