@@ -47,8 +47,8 @@ impl Exit {
         if error.is::<Misuse>() { Exit::Usage } else { Exit::Error }
     }
 
-    /// The code of a finished run. What is left behind outranks everything,
-    /// a failed run outranks its verdict.
+    /// The code of a finished run. What is left behind outranks everything, then comes that nothing was started, then a
+    /// broken steady state, then how else the run ended.
     pub(crate) fn of_run(run: &RunSummary) -> Self {
         if run.residue != Residue::Clean {
             return Exit::Dirty;

@@ -31,7 +31,7 @@ pub struct Config {
     pub node_bundle_configmap: String,
     /// Lease of the leader.
     pub lease_name: String,
-    /// Link endpoints (host:port) instead of those that enrolment gave; normally empty.
+    /// Link endpoints (host:port) instead of those that enrolment or the centre's list gave; normally empty.
     pub link_endpoints: Vec<String>,
     /// A forward proxy on the way to the centre, for enrolment and link.
     pub proxy: Option<certs::Proxy>,

@@ -30,7 +30,7 @@ pub enum Role {
     Author,
     /// Starts runs, releases halts, removes finished runs.
     Operator,
-    /// Approves plans.
+    /// As an operator; kept for the approval of plans, which there is not yet.
     Approver,
     /// Members, Grants, operators.
     Admin,

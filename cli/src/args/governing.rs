@@ -125,7 +125,7 @@ pub(crate) enum OperatorRole {
     Author,
     /// Starts runs, releases halts, removes finished runs
     Operator,
-    /// Approves plans
+    /// As an operator; kept for the approval of plans, which there is not yet
     Approver,
     /// Members, grants, operators
     Admin,

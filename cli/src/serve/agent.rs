@@ -44,7 +44,7 @@ pub(crate) struct AgentArgs {
     /// Lease of the leader
     #[arg(long, env = "FAULTLINE_LEASE_NAME", default_value = "faultline-agent")]
     lease_name: String,
-    /// Link endpoints (host:port) instead of those that enrolment gave
+    /// Link endpoints (host:port) instead of those that enrolment or the centre's list gave
     #[arg(long, env = "FAULTLINE_LINK_ENDPOINTS", value_delimiter = ',')]
     link_endpoints: Vec<String>,
     /// Installed without node daemons: only faults on Kubernetes objects can be made

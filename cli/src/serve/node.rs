@@ -75,8 +75,7 @@ impl NodeArgs {
             Ok(ms) => config.drain_wait_ms = ms,
             Err(error) => problems.push(format!("--drain-wait: {error}")),
         }
-        if crate::client::authority(&format!("https://{}", self.agent)).is_err() || !self.agent.contains(':')
-        {
+        if proto::endpoints::host_of(&self.agent).is_none() {
             problems.push(format!("--agent {:?} is not host:port", self.agent));
         }
         config.agent = Some(AgentLink {

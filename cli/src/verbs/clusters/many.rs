@@ -155,7 +155,7 @@ fn report(form: Form, rows: &[Row], out: &Path) -> anyhow::Result<Exit> {
     let failed = rows.iter().filter(|row| row.state == State::Failed).count();
     anyhow::ensure!(failed == 0, "{failed} of {} were not invited; run it again to go on", rows.len());
     output::note(&format!(
-        "per cluster: kubectl apply -n faultline -f {}/NAME.yaml, then install the member chart with \
+        "per cluster: kubectl apply -n faultline-system -f {}/NAME.yaml, then install the member chart with \
          --set join.existingSecret=faultline-join",
         out.display()
     ));
