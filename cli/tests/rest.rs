@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use certs::{Authority, TrustDomain};
@@ -34,7 +34,9 @@ mod recovered;
 mod restored;
 
 const TOKEN: &str = "the-token-of-the-first-admin";
+/// Bound of every wait.
 const WITHIN: Duration = Duration::from_mins(1);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 struct Centre {
     folder: TempDir,
@@ -45,6 +47,19 @@ struct Centre {
 }
 
 impl Centre {
+    /// The answer of a verb once it is as wanted.
+    async fn until(&self, args: &[&str], what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let seen = self.json(args).await;
+            if wanted(&seen) {
+                return seen;
+            }
+            assert!(begun.elapsed() < WITHIN, "waited in vain until {what}: {seen:#}");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Serves with a certificate of a CA of its own for REST.
     async fn start() -> Self {
         Self::start_in(TempDir::new().expect("a folder"), StoreChoice::Memory).await

@@ -96,7 +96,7 @@ struct Shared {
 }
 
 /// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, metrics: Metrics, sight: Arc<dyn Sight>) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, metrics: Metrics, sight: Arc<dyn Sight>) {
     let shared = Shared { metrics, sight };
     let app = Router::new()
         .route("/livez", get(|| async { "ok" }))
@@ -104,7 +104,6 @@ pub async fn serve(listener: TcpListener, metrics: Metrics, sight: Arc<dyn Sight
         .route("/metrics", get(metrics_text))
         .with_state(shared);
     certs::serving::serve_health(listener, app, CancellationToken::new()).await;
-    Ok(())
 }
 
 /// Ready once the cluster was seen, whether leading or not.

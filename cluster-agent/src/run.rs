@@ -43,7 +43,10 @@ pub async fn run_with(
     if let Some(addr) = config.health_addr {
         let listener = TcpListener::bind(addr).await.with_context(|| format!("listen on {addr}"))?;
         let (metrics, sight) = (metrics.clone(), doors.sight.clone());
-        parts.spawn(async move { Ok(health::serve(listener, metrics, sight).await?) });
+        parts.spawn(async move {
+            health::serve(listener, metrics, sight).await;
+            Ok(())
+        });
     }
     let agent = Agent { doors, config, metrics, clock: Arc::new(SystemClock) };
     let (links, mut taken) = mpsc::channel(NODE_LINKS);

@@ -6,5 +6,9 @@ mod cluster_door {
     pub(crate) mod contract;
     mod frozen;
     mod host;
+    #[path = "../../../proto/tests/wire/levels.rs"]
+    mod levels;
+    #[path = "../../../proto/tests/wire/lost.rs"]
+    mod lost;
     mod memory;
 }

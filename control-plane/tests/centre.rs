@@ -20,6 +20,8 @@ mod fixture;
 mod frozen;
 #[path = "centre/lifecycle.rs"]
 mod lifecycle;
+#[path = "../../proto/tests/wire/lost.rs"]
+mod lost;
 #[path = "centre/moved.rs"]
 mod moved;
 #[path = "centre/process.rs"]

@@ -30,11 +30,7 @@ pub struct Vitals {
 
 /// Serves until `stop`. Ready means recovered, not linked: a daemon without an agent is in order, and its
 /// roll-out must not wait for a cluster that has not joined yet.
-pub async fn serve(
-    listener: TcpListener,
-    vitals: watch::Receiver<Vitals>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+pub async fn serve(listener: TcpListener, vitals: watch::Receiver<Vitals>, stop: CancellationToken) {
     let routes = Router::new()
         .route("/livez", get(lives))
         .route("/readyz", get(lives))
@@ -42,7 +38,6 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .with_state(vitals);
     certs::serving::serve_health(listener, routes, stop).await;
-    Ok(())
 }
 
 async fn lives(State(vitals): State<watch::Receiver<Vitals>>) -> (StatusCode, &'static str) {

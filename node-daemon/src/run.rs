@@ -146,7 +146,11 @@ impl Daemon {
         if let Some(addr) = config.health_addr {
             let listener =
                 tokio::net::TcpListener::bind(addr).await.with_context(|| format!("listen on {addr}"))?;
-            others.spawn(health::serve(listener, vitals, stop_link.clone()));
+            let serving = health::serve(listener, vitals, stop_link.clone());
+            others.spawn(async move {
+                serving.await;
+                Ok(())
+            });
         }
         others.spawn(async move {
             link.await;

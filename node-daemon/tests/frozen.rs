@@ -16,6 +16,14 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+#[path = "../../proto/tests/wire/levels.rs"]
+mod levels;
+#[path = "../../proto/tests/wire/lost.rs"]
+mod lost;
+
+use levels::objects;
+use lost::lost;
+
 /// Every released version's files by place, and the word that its first lines begin with.
 fn versions() -> Vec<(String, String, BTreeMap<String, Value>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/frozen");
@@ -63,19 +71,6 @@ fn reread(loaded: &Loaded) -> BTreeMap<String, Value> {
     files
 }
 
-/// Every field of `then` is in `now`, as it was.
-fn keeps(then: &Value, now: &Value) -> bool {
-    match (then, now) {
-        (Value::Object(then), Value::Object(now)) => {
-            then.iter().all(|(name, value)| now.get(name).is_some_and(|now| keeps(value, now)))
-        }
-        (Value::Array(then), Value::Array(now)) => {
-            then.len() == now.len() && then.iter().zip(now).all(|(then, now)| keeps(then, now))
-        }
-        _ => then == now,
-    }
-}
-
 #[test]
 fn a_state_directory_of_a_released_version_is_read() {
     for (version, format, files) in versions() {
@@ -88,28 +83,9 @@ fn a_state_directory_of_a_released_version_is_read() {
         let now = reread(&loaded);
         for (file, value) in &files {
             let now = now.get(file).unwrap_or_else(|| panic!("{file} is not read. {meaning}"));
-            assert!(keeps(value, now), "{file} was {value:#}, is read as {now:#}. {meaning}");
+            let lost = lost(value, now);
+            assert!(lost.is_empty(), "{file}: {lost:#?}. {meaning}");
         }
-    }
-}
-
-/// Every object of a document but maps of names.
-fn objects(value: &Value, at: &str, out: &mut Vec<String>) {
-    match value {
-        Value::Object(object) => {
-            if !at.ends_with("/directories") && !at.ends_with("/verdict") {
-                out.push(at.to_owned());
-            }
-            for (name, value) in object {
-                objects(value, &format!("{at}/{name}"), out);
-            }
-        }
-        Value::Array(list) => {
-            for (index, value) in list.iter().enumerate() {
-                objects(value, &format!("{at}/{index}"), out);
-            }
-        }
-        _ => {}
     }
 }
 
@@ -119,9 +95,7 @@ fn fields_from_later_do_not_keep_anything_from_being_undone() {
         let plain = reread(&placed(&format, &files).2);
         let mut more = files.clone();
         for (file, value) in &mut more {
-            let mut levels = Vec::new();
-            objects(value, "", &mut levels);
-            for level in levels {
+            for level in objects(value, &|name, _| ["directories", "verdict"].contains(&name)) {
                 let object = value.pointer_mut(&level).and_then(Value::as_object_mut).unwrap();
                 object.insert("fromTheFuture".to_owned(), json!({ "a": [1] }));
             }

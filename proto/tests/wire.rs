@@ -19,6 +19,10 @@ use proto::wire::{
 
 #[path = "wire/frozen.rs"]
 mod frozen;
+#[path = "wire/levels.rs"]
+mod levels;
+#[path = "wire/lost.rs"]
+mod lost;
 #[path = "wire/newer.rs"]
 mod newer;
 

@@ -13,7 +13,9 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Centre, WITHIN};
+use super::{Centre, LOOK_EVERY, WITHIN};
+
+const EDGE: [&str; 3] = ["describe", "cluster", "edge"];
 
 /// Where a centre listens: an address of this machine that nobody else uses.
 #[derive(Debug, Clone)]
@@ -86,19 +88,6 @@ impl Agent {
     }
 }
 
-/// Asks until the member is as wanted.
-async fn until(centre: &Centre, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let begun = std::time::Instant::now();
-    loop {
-        let seen = centre.json(&["describe", "cluster", "edge"]).await;
-        if wanted(&seen) {
-            return seen;
-        }
-        assert!(begun.elapsed() < WITHIN, "waited in vain until {what}: {seen:#}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 fn connected(seen: &Value) -> bool {
     seen["state"] == "Connected"
 }
@@ -123,7 +112,7 @@ async fn members_follow_the_centre_to_a_restored_copy_and_refuse_the_old_store()
     let token_file = first.folder.path().join("join.token");
     std::fs::write(&token_file, token).expect("a file");
     let agent = Agent::start(Memory::new(), 1, Some(&token_file));
-    until(&first, "edge is connected", connected).await;
+    first.until(&EDGE, "edge is connected", connected).await;
 
     // A dry run tells nobody; then everybody is told, and the session goes on: nobody is there yet.
     let to = ["centre", "move", "--link", &there.link, "--enrol", &there.enrol];
@@ -139,7 +128,7 @@ async fn members_follow_the_centre_to_a_restored_copy_and_refuse_the_old_store()
     );
     let kept = agent.kept().centre;
     assert_eq!((kept.sequence, &kept.previous), (sequence, &vec![here.link.clone()]));
-    until(&first, "edge is still connected", connected).await;
+    first.until(&EDGE, "edge is still connected", connected).await;
     let table = first.ok(&["centre", "endpoints"]).await;
     assert!(table.contains(&there.link) && table.contains("this"), "{table}");
 
@@ -152,13 +141,13 @@ async fn members_follow_the_centre_to_a_restored_copy_and_refuse_the_old_store()
     let restored = ["store", "restore", "--data-dir", &path(&new, "data"), "--from", &backup, "-o", "json"];
     let restored = offline(&restored).await;
     let second = there.centre(new).await;
-    let seen = until(&second, "edge has come over", connected).await;
+    let seen = second.until(&EDGE, "edge has come over", connected).await;
     assert_eq!(seen["status"]["endpointsSequence"], sequence);
     second.ok(&["halt", "release", restored["halt"].as_str().expect("an id")]).await;
     let begun = std::time::Instant::now();
     while !agent.kept().centre.previous.is_empty() {
         assert!(begun.elapsed() < WITHIN, "the old address is not forgotten");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     let kept = agent.kept().centre;
     assert_eq!(
@@ -169,15 +158,17 @@ async fn members_follow_the_centre_to_a_restored_copy_and_refuse_the_old_store()
     // What it knows outlives it, without any token.
     let before = seen["status"]["connectedAt"].clone();
     let agent = agent.restart(2).await;
-    until(&second, "edge is back", |seen| connected(seen) && seen["status"]["connectedAt"] != before).await;
+    second
+        .until(&EDGE, "edge is back", |seen| connected(seen) && seen["status"]["connectedAt"] != before)
+        .await;
     second.stop().await;
 
     // The old store comes back where the new one was: nothing that it says is done.
     let stale = there.centre(old).await;
     stale.ok(&["halt", "set", "--fleet", "--id", "from-the-past", "--no-wait"]).await;
     let at = |seen: &Value| seen["status"]["refusedAsOldAt"].clone();
-    let refused = until(&stale, "edge refuses it", |seen| !at(seen).is_null()).await;
-    until(&stale, "edge refuses it again", |seen| !at(seen).is_null() && at(seen) != at(&refused)).await;
+    let refused = stale.until(&EDGE, "edge refuses it", |seen| !at(seen).is_null()).await;
+    stale.until(&EDGE, "edge refuses it again", |seen| !at(seen).is_null() && at(seen) != at(&refused)).await;
     assert!(!agent.latched().contains("from-the-past"), "{}", agent.latched());
     let table = stale.ok(&["centre", "endpoints"]).await;
     assert!(table.contains("refuses this control plane"), "{table}");
@@ -189,7 +180,7 @@ async fn members_follow_the_centre_to_a_restored_copy_and_refuse_the_old_store()
     let taken = |seen: &Value| {
         connected(seen) && at(seen).is_null() && !seen["status"]["halts"]["from-the-past"].is_null()
     };
-    until(&third, "edge takes it again, and its halts", taken).await;
+    third.until(&EDGE, "edge takes it again, and its halts", taken).await;
     assert!(agent.latched().contains("from-the-past"), "{}", agent.latched());
     agent.restart(3).await.shutdown.cancel();
     third.end().await;

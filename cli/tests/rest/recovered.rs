@@ -62,34 +62,22 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The answer of a verb once it is as wanted.
-async fn until(centre: &Centre, args: &[&str], what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let deadline = tokio::time::Instant::now() + WITHIN;
-    loop {
-        let seen = centre.json(args).await;
-        if wanted(&seen) {
-            return seen;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{what}: {seen:#}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
 const CLUSTER: [&str; 3] = ["get", "cluster", "c2"];
 
 async fn connected(centre: &Centre) -> Value {
-    until(centre, &CLUSTER, "connected", |view| view["state"] == "Connected").await
+    centre.until(&CLUSTER, "connected", |view| view["state"] == "Connected").await
 }
 
 async fn audited(centre: &Centre, action: &str, result: &str) {
     let args = ["audit", "list", "--action", action];
-    until(centre, &args, action, |records| {
-        let records = records.as_array().or_else(|| records["items"].as_array());
-        records.is_some_and(|records| {
-            records.iter().any(|r| r["result"].as_str().is_some_and(|text| text.contains(result)))
+    centre
+        .until(&args, action, |records| {
+            let records = records.as_array().or_else(|| records["items"].as_array());
+            records.is_some_and(|records| {
+                records.iter().any(|r| r["result"].as_str().is_some_and(|text| text.contains(result)))
+            })
         })
-    })
-    .await;
+        .await;
 }
 
 /// Checks of the doctor in the agent's place: state and message by id.
@@ -129,22 +117,23 @@ async fn an_expired_agent_comes_back_by_itself_and_a_copy_of_its_identity_is_unm
     assert_eq!(found["certificate"].0, "warning", "{found:#?}");
     assert!(found["certificate"].1.contains("recovers by its identity key"), "{found:#?}");
     assert_eq!(found["recover.tls"].0, "ok", "{found:#?}");
-    until(&centre, &CLUSTER, "gone", |view| view["state"] == "Unknown").await;
+    centre.until(&CLUSTER, "gone", |view| view["state"] == "Unknown").await;
 
     // It comes back without a token, and stays, over renewals of its new certificate.
     let agent = Agent::start(machine.path(), None);
     let back = connected(&centre).await;
     audited(&centre, "cluster.recover", "ok").await;
     let ends = |view: &Value| view["status"]["certificateNotAfter"].as_str().map(str::to_owned);
-    until(&centre, &CLUSTER, "renewed", |view| {
-        assert!(view["status"]["cloneSuspectedAt"].is_null(), "{view:#}");
-        view["state"] == "Connected" && ends(view) > ends(&back)
-    })
-    .await;
+    centre
+        .until(&CLUSTER, "renewed", |view| {
+            assert!(view["status"]["cloneSuspectedAt"].is_null(), "{view:#}");
+            view["state"] == "Connected" && ends(view) > ends(&back)
+        })
+        .await;
 
     // The copy wants to do the same.
     let copied = Agent::start(elsewhere.path(), None);
-    until(&centre, &CLUSTER, "unmasked", |view| view["status"]["cloneSuspectedAt"].is_string()).await;
+    centre.until(&CLUSTER, "unmasked", |view| view["status"]["cloneSuspectedAt"].is_string()).await;
     audited(&centre, "cluster.clone-suspected", "replaced").await;
     audited(&centre, "cluster.recover", "faultline clusters replace").await;
     let described = centre.ok(&["describe", "cluster", "c2"]).await;

@@ -5,7 +5,7 @@ use proto::endpoints::{EndpointList, MAX_ENDPOINTS};
 use serde::{Deserialize, Serialize};
 
 /// Copies of the store that are remembered as left; the oldest is forgotten first.
-pub const MAX_LEFT: usize = 16;
+const MAX_LEFT: usize = 16;
 
 /// What is known of the centre.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

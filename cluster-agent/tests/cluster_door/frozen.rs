@@ -10,6 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::levels::objects;
+use super::lost::lost;
+
 /// Reads a document as what its name says, up to a comma, and writes it again.
 fn reread(name: &str, document: &Value) -> Result<Value, String> {
     fn of<T: Serialize + DeserializeOwned>(document: &Value) -> Result<Value, String> {
@@ -36,19 +39,6 @@ fn versions() -> Vec<(String, BTreeMap<String, Value>)> {
     versions
 }
 
-/// Every field of `then` is in `now`, as it was.
-fn keeps(then: &Value, now: &Value) -> bool {
-    match (then, now) {
-        (Value::Object(then), Value::Object(now)) => {
-            then.iter().all(|(name, value)| now.get(name).is_some_and(|now| keeps(value, now)))
-        }
-        (Value::Array(then), Value::Array(now)) => {
-            then.len() == now.len() && then.iter().zip(now).all(|(then, now)| keeps(then, now))
-        }
-        _ => then == now,
-    }
-}
-
 #[test]
 fn what_agents_of_released_versions_keep_is_read() {
     for (version, documents) in versions() {
@@ -58,28 +48,9 @@ fn what_agents_of_released_versions_keep_is_read() {
                  forgotten and its cluster has to be enrolled again"
             );
             let now = reread(&name, &document).unwrap_or_else(|error| panic!("{name}: {error}. {meaning}"));
-            assert!(keeps(&document, &now), "{name} was {document:#}, is read as {now:#}. {meaning}");
+            let lost = lost(&document, &now);
+            assert!(lost.is_empty(), "{name}: {lost:#?}. {meaning}");
         }
-    }
-}
-
-/// Every object of a document but maps of names.
-fn objects(value: &Value, at: &str, out: &mut Vec<String>) {
-    match value {
-        Value::Object(object) => {
-            if !at.ends_with("/labels") {
-                out.push(at.to_owned());
-            }
-            for (name, value) in object {
-                objects(value, &format!("{at}/{name}"), out);
-            }
-        }
-        Value::Array(list) => {
-            for (index, value) in list.iter().enumerate() {
-                objects(value, &format!("{at}/{index}"), out);
-            }
-        }
-        _ => {}
     }
 }
 
@@ -88,9 +59,7 @@ fn an_agent_that_is_set_back_reads_what_a_later_one_kept() {
     for (version, documents) in versions() {
         for (name, document) in documents {
             let plain = reread(&name, &document).unwrap();
-            let mut levels = Vec::new();
-            objects(&document, "", &mut levels);
-            for level in levels {
+            for level in objects(&document, &|name, _| name == "labels") {
                 let mut more = document.clone();
                 let object = more.pointer_mut(&level).and_then(Value::as_object_mut).unwrap();
                 object.insert("fromTheFuture".to_owned(), json!({ "a": [1] }));

@@ -26,6 +26,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::lost::lost;
+
 /// What it means when a test here fails.
 const MEANING: &str = "version {version} is still in use somewhere, in another process or on a disk. Read what it \
                        wrote, or give up that version: then raise the protocol or the store's format, say so in \
@@ -84,24 +86,6 @@ pub(super) fn documents(folder: &Path) -> BTreeMap<String, Value> {
     serde_json::from_str(&text).expect("JSON")
 }
 
-/// Where `now` lacks something that `then` has, or has it otherwise.
-fn lost(then: &Value, now: &Value, at: &str, out: &mut Vec<String>) {
-    match (then, now) {
-        (Value::Object(then), Value::Object(now)) => {
-            for (name, value) in then {
-                lost(value, now.get(name).unwrap_or(&Value::Null), &format!("{at}/{name}"), out);
-            }
-        }
-        (Value::Array(then), Value::Array(now)) if then.len() == now.len() => {
-            for (index, (then, now)) in then.iter().zip(now).enumerate() {
-                lost(then, now, &format!("{at}/{index}"), out);
-            }
-        }
-        _ if then == now => {}
-        _ => out.push(format!("{at}: {then} was written, {now} is read")),
-    }
-}
-
 #[test]
 fn documents_of_released_versions_are_read() {
     for (version, folder) in versions() {
@@ -109,8 +93,7 @@ fn documents_of_released_versions_are_read() {
             let now = reread(&name, &document).unwrap_or_else(|error| {
                 panic!("{name} of version {version} is not read: {error}. {}", meaning(&version))
             });
-            let mut changed = Vec::new();
-            lost(&document, &now, "", &mut changed);
+            let changed = lost(&document, &now);
             assert!(changed.is_empty(), "{name} of version {version}: {changed:#?}. {}", meaning(&version));
         }
     }

@@ -8,35 +8,17 @@ use proto::assignment::Intent;
 use proto::halt::HaltScope;
 use proto::injection::InjectionPhase;
 use proto::wire::{Down, Latched, NodeDown, NodeUp, Up};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::frozen::{documents, frozen_frames, read, reread, versions};
+use super::levels::objects;
 
 /// Objects whose keys are names of people, so that there is no unknown field in them.
 const MAPS: [&str; 9] =
     ["labels", "peers", "sample", "targets", "stages", "capabilities", "halts", "matchLabels", "value"];
 
-/// Every object in a document but maps, as a pointer.
-fn objects(value: &Value, at: &str, out: &mut Vec<String>) {
-    match value {
-        Value::Object(object) => {
-            let name = at.rsplit('/').next().unwrap_or_default();
-            let levels = name == "clusters" && object.values().all(Value::is_string);
-            let map = MAPS.contains(&name) || levels;
-            if !map {
-                out.push(at.to_owned());
-            }
-            for (name, value) in object {
-                objects(value, &format!("{at}/{name}"), out);
-            }
-        }
-        Value::Array(list) => {
-            for (index, value) in list.iter().enumerate() {
-                objects(value, &format!("{at}/{index}"), out);
-            }
-        }
-        _ => {}
-    }
+fn is_map(name: &str, object: &Map<String, Value>) -> bool {
+    MAPS.contains(&name) || (name == "clusters" && object.values().all(Value::is_string))
 }
 
 #[test]
@@ -44,9 +26,7 @@ fn unknown_fields_are_ignored_at_every_level() {
     for (version, folder) in versions() {
         for (name, document) in documents(&folder) {
             let plain = reread(&name, &document).expect("read");
-            let mut levels = Vec::new();
-            objects(&document, "", &mut levels);
-            for level in levels {
+            for level in objects(&document, &is_map) {
                 let mut more = document.clone();
                 let object = more.pointer_mut(&level).and_then(Value::as_object_mut).expect("an object");
                 object.insert("fromTheFuture".to_owned(), json!({ "a": [1, { "b": null }] }));

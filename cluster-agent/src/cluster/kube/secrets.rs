@@ -31,7 +31,7 @@ pub(super) struct Seen {
     version: String,
     digest: Option<[u8; 32]>,
     /// Documents that left for this version, where no answer told what became of them: any of them may be there by
-    /// now. One for each content, which changes once a minute at the most.
+    /// now. Cleared with the next version that is read.
     tried: BTreeSet<[u8; 32]>,
 }
 

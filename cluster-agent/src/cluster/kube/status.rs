@@ -1,5 +1,5 @@
 //! Writing the status of objects that people made: a merge patch of the difference, onto the very object (uid)
-//! and the very version that was read. Called by `acts`.
+//! and the very version that was read, or that our last write made. Called by `acts`.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -82,7 +82,10 @@ pub(super) async fn write(
         });
         match call(api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))).await {
             Ok(object) => {
-                written.keep(&object);
+                // Without a uid it is never asked for.
+                if uid.is_some() {
+                    written.keep(&object);
+                }
                 return Ok(());
             }
             Err(failure) if failure.is_missing(name) => return Ok(()),

@@ -157,8 +157,8 @@ async fn a_tag_changes_with_everything_that_is_shown() {
     assert!(before[1] != between[1] && between[1] == after[1], "a halt shows its acknowledgements only");
 }
 
-#[tokio::test]
-async fn a_run_that_moves_on_has_another_tag() {
+/// A run that waits for the plan of a member that says nothing.
+async fn planning() -> Lab {
     let lab = Lab::new().await;
     lab.mute_member("c1").await;
     lab.put_json("/v1/grants/g1", &json!({ "spec": grant("c1") })).await.ok(200);
@@ -169,6 +169,12 @@ async fn a_run_that_moves_on_has_another_tag() {
         (lab.get("/v1/runs/r1").await.json()["clusters"][0]["intent"] == "Plan").then_some(())
     })
     .await;
+    lab
+}
+
+#[tokio::test]
+async fn a_run_that_moves_on_has_another_tag() {
+    let lab = planning().await;
     let before = tag(&lab, "/v1/runs/r1").await;
     // A stop is taken whatever the caller had seen: by its route, and as what DELETE means for a live run.
     asked(&lab, Method::POST, "/v1/runs/r1/stop", (IF_MATCH, "\"old\""), Some(&json!({}))).await.ok(200);
@@ -207,16 +213,7 @@ async fn stops_depend_on_no_tag() {
     asked(&lab, Method::POST, "/v1/clusters/c1/revoke", stale.clone(), Some(&json!({}))).await.ok(200);
     lab.delete("/v1/halts/h1").await.ok(204);
     lab.delete("/v1/halts/h2").await.ok(204);
-    let lab = Lab::new().await;
-    lab.mute_member("c1").await;
-    lab.put_json("/v1/grants/g1", &json!({ "spec": grant("c1") })).await.ok(200);
-    let run =
-        json!({ "name": "r1", "spec": { "experimentRef": { "name": "x" } }, "experiment": experiment("c1") });
-    lab.post("/v1/runs", &run).await.ok(201);
-    eventually(async || {
-        (lab.get("/v1/runs/r1").await.json()["clusters"][0]["intent"] == "Plan").then_some(())
-    })
-    .await;
+    let lab = planning().await;
     let deleted = asked(&lab, Method::DELETE, "/v1/runs/r1", stale, None).await;
     assert!(matches!(deleted.status.as_u16(), 202 | 204), "{deleted:?}");
     let stopped = lab.get("/v1/runs/r1").await.ok(200).json();
