@@ -27,6 +27,8 @@ pub use process::main;
 /// Longest wait for a keeper to be there, or for one that is leaving.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// So often one is started, at most, for who asks once.
+const STARTS: u32 = 3;
 
 /// Name of the cgroup of that node's keeper, under the top of every hierarchy. Several nodes may share one machine, so
 /// it is by node and folder.
@@ -91,14 +93,27 @@ impl KeeperProcess {
         command.spawn()
     }
 
-    fn await_living(&self) -> Result<KeeperIdentity, String> {
-        let started = Instant::now();
+    /// Starts one and waits until it lives. One that ends on its way, killed by whomever, is started again: whoever
+    /// asked must not wait out the whole time for a process that is dead.
+    fn started(&self, child: &mut Option<Child>) -> Result<KeeperIdentity, String> {
+        let begun = Instant::now();
+        let mut ends = 0;
+        let mut own = child.insert(self.start().map_err(not_started)?);
         loop {
             if let Some(identity) = self.living() {
                 return Ok(identity);
             }
-            if started.elapsed() > READY_WITHIN {
+            if begun.elapsed() > READY_WITHIN {
                 return Err("the keeper did not start within 5 s".to_owned());
+            }
+            if let Ok(Some(status)) = own.try_wait() {
+                ends += 1;
+                if ends == STARTS {
+                    return Err(format!(
+                        "the keeper ended {ends} times before it was ready, last with {status}"
+                    ));
+                }
+                own = child.insert(self.start().map_err(not_started)?);
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -127,14 +142,13 @@ impl Keeper for KeeperProcess {
             // Reaps one that has left.
             let _ = old.try_wait();
         }
-        let identity = if let Some(identity) = self.living() {
-            identity
-        } else {
-            *child = Some(self.start().map_err(|error| format!("start the keeper: {error}"))?);
-            self.await_living()?
-        };
+        let identity = if let Some(identity) = self.living() { identity } else { self.started(&mut child)? };
         identity.inside_because.map_or(Ok(()), Err)
     }
+}
+
+fn not_started(error: std::io::Error) -> String {
+    format!("start the keeper: {error}")
 }
 
 /// Whether another process holds that lock. Makes no file: the directory may be about to be deleted.
@@ -152,4 +166,21 @@ fn lock_within(path: &Path, time: Duration) -> Option<File> {
         std::thread::sleep(LOOK_EVERY);
     }
     Some(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// This test's own executable takes the words of a keeper for a mistake and ends.
+    #[test]
+    fn one_that_ends_at_once_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let keeper = KeeperProcess::new(folder.path().to_owned(), Roots::default(), "test".to_owned());
+        let why = keeper.ensure().unwrap_err();
+        assert!(
+            why.starts_with("the keeper ended 3 times before it was ready, last with exit status: "),
+            "{why}"
+        );
+    }
 }

@@ -352,6 +352,14 @@ pub(crate) fn daemon_and_keeper_killed_the_next_daemon_reverts() {
     scene.is_clean();
 }
 
+/// SIGKILL, and nothing of it runs or holds a lock any more; its parent may not have looked yet.
+#[track_caller]
+fn kill_for_certain(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let stat = format!("/proc/{pid}/stat");
+    eventually("it is dead", || std::fs::read_to_string(&stat).map_or(true, |text| text.contains(") Z ")));
+}
+
 pub(crate) fn a_dead_keeper_is_replaced() {
     let scene = Scene::new();
     let mut daemon = scene.daemon();
@@ -359,11 +367,12 @@ pub(crate) fn a_dead_keeper_is_replaced() {
     daemon.inject(&one, 60_000);
     daemon.sees(&one, InjectionPhase::Injected);
     let original = scene.living_keeper();
-    kill(Pid::from_raw(original), Signal::SIGKILL).unwrap();
+    kill_for_certain(original);
     // By the next look at what is active, without anything new.
     eventually("a new one is started", || scene.keeper().is_some_and(|pid| pid != original));
+    // Perhaps before the daemon, which waits for it to be ready, has seen it.
     let first = scene.keeper().unwrap();
-    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    kill_for_certain(first);
     daemon.inject(&two, 5000);
     daemon.sees(&two, InjectionPhase::Injected);
     let second = scene.keeper().expect("a keeper lives while faults are");
