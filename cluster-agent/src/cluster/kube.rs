@@ -32,6 +32,8 @@ mod limits;
 mod records;
 mod secrets;
 mod slim;
+#[cfg(test)]
+mod stage;
 mod status;
 mod tokens;
 mod uninstall;

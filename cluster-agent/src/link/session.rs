@@ -17,7 +17,8 @@ use crate::driver::Input;
 
 /// The longest that the centre may take to answer Hello.
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
-/// Heartbeats missed before the link counts as lost.
+/// Heartbeats that nobody answers before the link counts as lost. Beats are counted, not time: after a freeze (of the
+/// machine, of this process) one more is sent, and what the centre said meanwhile has until the next to be heard.
 const MISSES: u32 = 3;
 /// Heartbeats answered before an address counts as one that works, and the way back is forgotten: five minutes where
 /// the centre asks for one every 5 s.
@@ -115,7 +116,7 @@ pub(super) async fn session(
     }
     let moving = Moving::new(around.dial, beat);
     let listed = home.known().sequence;
-    let open = Open { connection, around, accepted, beat, seq: 0, answered: 0, listed, moving };
+    let open = Open { connection, around, accepted, beat, seq: 0, unheard: 0, answered: 0, listed, moving };
     let ended = open.run(home, renewal).await;
     tracing::info!(%ended, "link is down");
     // The driver is gone only when everything ends.
@@ -174,6 +175,8 @@ struct Open<'a> {
     accepted: bool,
     beat: Duration,
     seq: u64,
+    /// Heartbeats since the centre last said anything.
+    unheard: u32,
     /// Heartbeats that were answered.
     answered: u32,
     /// Sequence of the list that this session went by last.
@@ -186,7 +189,6 @@ impl Open<'_> {
         let Around { outbox, clock, .. } = self.around;
         let mut heartbeat = interval(self.beat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut lost_at = Instant::now() + self.beat * MISSES;
         let renew_in = renewal.due_in(clock.now().wall);
         let mut renew_at = Instant::now() + renew_in;
         let up = self.connection.up.clone();
@@ -196,7 +198,7 @@ impl Open<'_> {
             tokio::select! {
                 down = self.connection.down.recv() => {
                     let Some(down) = down else { return Ended::Lost("closed".to_owned()) };
-                    lost_at = Instant::now() + self.beat * MISSES;
+                    self.unheard = 0;
                     if let Some(ended) = self.received(down, home, renewal).await {
                         return ended;
                     }
@@ -209,9 +211,13 @@ impl Open<'_> {
                 }
                 () = outbox.changed(), if !pending => {}
                 _ = heartbeat.tick() => {
+                    if self.unheard >= MISSES {
+                        return Ended::Lost("no heartbeat".to_owned());
+                    }
+                    self.unheard += 1;
                     self.seq += 1;
                     let beat = Up::Heartbeat { at: clock.now().wall, seq: self.seq };
-                    // Full means that much is under way; the connection's own death is seen by the timeout.
+                    // Full means that much is under way; the connection's own death is seen by the silence.
                     let _ = up.try_send(beat);
                 }
                 answer = home.saved() => {
@@ -224,7 +230,6 @@ impl Open<'_> {
                     Err(error) => tracing::warn!(error = format!("{error:#}"), "certificate not renewed"),
                 },
                 reached = self.moving.reached() => return Ended::Moved(reached),
-                () = sleep_until(lost_at) => return Ended::Lost("no heartbeat".to_owned()),
                 () = sleep_until(renew_at) => {
                     renew_at = Instant::now() + Duration::from_mins(1);
                     if let Some((csr_pem, identity_csr_pem)) = renewal.request() {

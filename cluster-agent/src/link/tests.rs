@@ -9,7 +9,7 @@ use certs::{Csr, Role};
 use proto::wire::{Down, Halts, Up, Welcome};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, advance, timeout};
 
 use super::dial::{Dial, DialError};
 use super::identity::Credentials;
@@ -82,15 +82,24 @@ impl Far {
     async fn other(&mut self) -> Option<Up> {
         loop {
             match self.next().await? {
-                Up::Heartbeat { seq, .. } => {
-                    let ack = Down::HeartbeatAck { at: jiff::Timestamp::now(), seq, accepted: true };
-                    // It may have hung up since.
-                    let _ = self.down.send(ack).await;
-                }
+                // It may have hung up since.
+                Up::Heartbeat { seq, .. } => drop(self.down.send(ack(seq)).await),
                 other => return Some(other),
             }
         }
     }
+
+    /// The next heartbeat; `None` where the session is over.
+    async fn beat(&mut self) -> Option<u64> {
+        match self.next().await? {
+            Up::Heartbeat { seq, .. } => Some(seq),
+            other => panic!("no heartbeat: {other:?}"),
+        }
+    }
+}
+
+fn ack(seq: u64) -> Down {
+    Down::HeartbeatAck { at: jiff::Timestamp::now(), seq, accepted: true }
 }
 
 struct World {
@@ -200,6 +209,32 @@ async fn an_address_that_never_answers_costs_nothing_and_the_way_back_is_kept() 
     let lively = timeout(Duration::from_mins(6), new.other()).await;
     assert!(lively.is_err(), "{lively:?}");
     assert_eq!(world.stage.again().await.endpoints(), ["b:1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_outlives_a_freeze_and_ends_after_three_beats_that_nobody_answers() {
+    let mut world = World::start(&["a:1"]).await;
+    let mut centre = world.next().await;
+    centre.welcome("e1").await;
+    let longer_than_three_beats = Duration::from_secs(20);
+    for _ in 0..20 {
+        // Nothing runs meanwhile; then the answer waits beside everything that is overdue,
+        let seq = centre.beat().await.expect("the session goes on");
+        centre.down.try_send(ack(seq)).unwrap();
+        advance(longer_than_three_beats).await;
+        // or comes a moment after it.
+        let seq = centre.beat().await.expect("the session goes on");
+        advance(longer_than_three_beats).await;
+        let overdue = centre.beat().await.expect("the session goes on");
+        for seq in [seq, overdue] {
+            centre.down.send(ack(seq)).await.unwrap();
+        }
+    }
+    let mut unanswered = 0;
+    while centre.beat().await.is_some() {
+        unanswered += 1;
+    }
+    assert_eq!(unanswered, 3);
 }
 
 #[tokio::test(start_paused = true)]

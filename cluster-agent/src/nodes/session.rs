@@ -138,14 +138,19 @@ async fn pump(
     clock: &dyn Clock,
     tell: &mpsc::Sender<Input>,
 ) -> &'static str {
+    // In intervals, and not in one long wait: a process that was stopped sleeps through one of them, and what the daemon
+    // said meanwhile is still read.
+    let mut unheard = 0;
     loop {
         let message = tokio::select! {
-            message = timeout(settings.heartbeat * MISSES, up.recv()) => message,
+            message = timeout(settings.heartbeat, up.recv()) => message,
             () = down.closed() => return "closed",
         };
+        unheard = if message.is_err() { unheard + 1 } else { 0 };
         let node = node.to_owned();
         let event = match message {
-            Err(_) => return "no heartbeat",
+            Err(_) if unheard >= MISSES => return "no heartbeat",
+            Err(_) => continue,
             Ok(None) => return "closed",
             Ok(Some(NodeUp::Heartbeat { seq })) => {
                 if down.try_send(NodeDown::Heartbeat { seq }).is_err() {
@@ -167,5 +172,39 @@ async fn pump(
         if tell.send(Input::Node(event)).await.is_err() {
             return "ending";
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    const BEAT: Duration = Duration::from_secs(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frozen_agent_reads_what_waits_before_it_gives_a_daemon_up() {
+        let ((up, up_out), (down_in, mut down)) = (mpsc::channel(4), mpsc::channel(4));
+        let (tell, _told) = mpsc::channel(4);
+        let mut pumping = JoinSet::new();
+        pumping.spawn(async move {
+            let settings = NodeSettings { agent_epoch: 1, heartbeat: BEAT };
+            let mut up = up_out;
+            pump("n1", 1, &mut up, &down_in, &settings, &SystemClock, &tell).await
+        });
+        tokio::task::yield_now().await;
+        for seq in 1..20 {
+            // Nothing runs meanwhile, and the daemon's word comes a moment after it, out of the socket.
+            advance(BEAT * 10).await;
+            up.send(NodeUp::Heartbeat { seq }).await.unwrap();
+            let answer = down.recv().await;
+            assert!(matches!(answer, Some(NodeDown::Heartbeat { seq: heard }) if heard == seq), "{answer:?}");
+        }
+        let since = Instant::now();
+        assert_eq!(pumping.join_next().await.unwrap().unwrap(), "no heartbeat");
+        assert_eq!(since.elapsed().as_secs(), (BEAT * MISSES).as_secs());
     }
 }

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
@@ -97,14 +98,24 @@ impl Folder {
     }
 }
 
+/// Of two who write the same file at once the later one wins; neither sees the other's half.
 fn replace(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    static WRITES: AtomicU64 = AtomicU64::new(0);
     std::fs::create_dir_all(folder)?;
-    let beside = folder.join(format!(".{name}.new"));
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, folder.join(name))?;
+    let beside = folder.join(format!(".{name}.{}.new", WRITES.fetch_add(1, Ordering::Relaxed)));
+    let renamed = synced(&beside, bytes).and_then(|()| std::fs::rename(&beside, folder.join(name)));
+    if renamed.is_err() {
+        // Best effort: what is left is never read.
+        let _ = std::fs::remove_file(&beside);
+    }
+    renamed?;
     File::open(folder)?.sync_all()
+}
+
+fn synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// A name that stays inside its folder.
@@ -129,4 +140,27 @@ pub(super) fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, 
 
 fn unavailable(verb: &str, path: &Path, error: &std::io::Error) -> Error {
     Error::Unavailable { what: format!("{verb} {}", path.display()), why: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_writes_one_file_at_once_is_not_in_the_others_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let texts: Vec<Vec<u8>> = (1..=4).map(|n| vec![b'0' + n; usize::from(n) * 10_000]).collect();
+        std::thread::scope(|scope| {
+            for text in &texts {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        replace(folder.path(), "state", text).unwrap();
+                        let whole = std::fs::read(folder.path().join("state")).unwrap();
+                        assert!(texts.contains(&whole), "{} bytes", whole.len());
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use kube::Api;
 use proto::plan::Owner;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::Kube;
 use super::basics::{self, Basics};
@@ -17,9 +17,6 @@ use super::slim::{
     self, NodeOrNot, PodOfClass, SlimJob, SlimNode, SlimPod, SlimReplicaSet, SlimRuntimeClass,
 };
 use crate::cluster::{Inventory, PodSeen};
-
-/// The apiserver's addresses change rarely.
-const BASICS_EVERY: Duration = Duration::from_mins(5);
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -40,8 +37,8 @@ pub(super) async fn follow(door: &Kube) {
     let mut replica_sets = pin!(events(Api::<SlimReplicaSet>::all(client()), "replicasets", None));
     let mut jobs = pin!(events(Api::<SlimJob>::all(client()), "jobs", None));
     let mut classes = pin!(events(Api::<SlimRuntimeClass>::all(client()), "runtimeclasses", None));
-    let mut again = interval_at(Instant::now() + BASICS_EVERY, BASICS_EVERY);
-    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut good_for = basics.good_for(Duration::ZERO);
+    let mut again = Instant::now() + good_for;
     let mut seen = Seen::default();
     let mut pace = Pace::new(Instant::now());
     loop {
@@ -51,7 +48,12 @@ pub(super) async fn follow(door: &Kube) {
             Some(event) = replica_sets.next() => seen.replica_sets.take(event, |o| slim::above(o.metadata)),
             Some(event) = jobs.next() => seen.jobs.take(event, |o| slim::above(o.metadata)),
             Some(event) = classes.next() => seen.classes.take(event, slim::runtime_class),
-            _ = again.tick() => refresh(door, &mut basics).await,
+            () = sleep_until(again) => {
+                let changed = refresh(door, &mut basics).await;
+                good_for = basics.good_for(good_for);
+                again = Instant::now() + good_for;
+                changed
+            }
             () = pace.due(), if pace.is_due() => {
                 pace.published(Instant::now());
                 publish(door, &seen, &basics);

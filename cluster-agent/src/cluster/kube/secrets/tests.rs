@@ -13,7 +13,7 @@ use kube::core::response::StatusDetails;
 use tokio::task::JoinSet;
 
 use super::value;
-use crate::cluster::kube::{Kube, LeaseTiming, Settings, from_config};
+use crate::cluster::kube::{Kube, stage};
 use crate::cluster::{Error, Secrets, secret};
 
 /// What becomes of the next write.
@@ -110,20 +110,7 @@ impl Stage {
     }
 
     fn agent(&self) -> Kube {
-        let (client, host) = from_config(kube::Config::new(self.address.parse().unwrap())).unwrap();
-        let named = |name: &str| name.to_owned();
-        let settings = Settings {
-            namespace: named("faultline"),
-            pod_name: named("agent-0"),
-            lease_name: named("lease"),
-            identity_secret: named("identity"),
-            node_ca_secret: named("node-ca"),
-            node_bundle_configmap: named("bundle"),
-            node_service_account: named("node"),
-            lease: LeaseTiming::default(),
-            api_faults_only: false,
-        };
-        Kube::new(client, host, settings)
+        stage::agent(&self.address)
     }
 
     fn next(&self, next: Next) {
