@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -63,6 +64,14 @@ async fn silent(host: u8, server: SocketAddr) -> TcpStream {
     socket.connect(server).await.unwrap()
 }
 
+/// One that says nothing, and one that sends the head of a TLS record whose body never comes.
+async fn slow_handshakes(server: SocketAddr) -> [TcpStream; 2] {
+    let silent = TcpStream::connect(server).await.unwrap();
+    let mut half = TcpStream::connect(server).await.unwrap();
+    half.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]).await.unwrap();
+    [silent, half]
+}
+
 /// Waits until the server has closed the connection.
 async fn closed(stream: &mut TcpStream) {
     let mut sink = Vec::new();
@@ -71,31 +80,40 @@ async fn closed(stream: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn a_slow_handshake_delays_nobody_and_is_cut() {
+async fn a_slow_handshake_delays_nobody() {
     let ca = Throwaway::new(now()).unwrap();
-    let (server, away) = server(&ca, handshakes(256, Duration::from_millis(1500))).await;
-    let mut silent = TcpStream::connect(server.addr).await.unwrap();
-    let mut half = TcpStream::connect(server.addr).await.unwrap();
-    // The head of a TLS record whose body never comes.
-    half.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]).await.unwrap();
+    let (server, _) = server(&ca, handshakes(256, NEVER)).await;
+    // Still under way when this ends.
+    let _slow = slow_handshakes(server.addr).await;
     let config = ca.client_config(&Role::agent("c1")).unwrap();
     for _ in 0..3 {
         server.dial(&config).await.unwrap();
     }
-    closed(&mut silent).await;
-    closed(&mut half).await;
+}
+
+#[tokio::test]
+async fn a_slow_handshake_is_cut() {
+    let ca = Throwaway::new(now()).unwrap();
+    let (server, away) = server(&ca, handshakes(256, Duration::from_millis(200))).await;
+    for mut slow in slow_handshakes(server.addr).await {
+        closed(&mut slow).await;
+    }
     away.until(TurnedAway::Slow, 2).await;
-    server.dial(&config).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_bound_holds_and_frees_itself() {
     let ca = Throwaway::new(now()).unwrap();
-    let (server, away) = server(&ca, handshakes(2, Duration::from_millis(700))).await;
-    let _silent = [silent(2, server.addr).await, silent(3, server.addr).await];
+    let (server, away) = server(&ca, handshakes(2, NEVER)).await;
+    let [gone, _stays] = [silent(2, server.addr).await, silent(3, server.addr).await];
     // Waits in the backlog until a place is free.
-    server.dial(&ca.client_config(&Role::agent("c1")).unwrap()).await.unwrap();
-    assert!(away.of(TurnedAway::Slow) > 0, "was let in beside two handshakes in flight");
+    let config = ca.client_config(&Role::agent("c1")).unwrap();
+    let mut dial = pin!(server.dial(&config));
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut dial).await;
+    assert!(early.is_err(), "was let in beside two handshakes in flight");
+    drop(gone);
+    away.until(TurnedAway::Handshake, 1).await;
+    dial.await.unwrap();
 }
 
 #[tokio::test]

@@ -91,5 +91,7 @@ async fn who_sends_a_head_slowly_or_too_large_is_cut() {
     let _ = conn.write_all(large.as_bytes()).await;
     let said = rest_of(&mut conn).await;
     assert!(!said.contains("200 OK"), "{said}");
-    assert!(answer(1, page.addr).await.ends_with("alive"));
+    // On a busy machine the head of a request may itself take too long: then it is sent again.
+    let alive = async { while !answer(1, page.addr).await.ends_with("alive") {} };
+    tokio::time::timeout(PATIENCE, alive).await.expect("it serves on");
 }

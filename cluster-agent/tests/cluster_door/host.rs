@@ -115,7 +115,9 @@ async fn workloads_and_the_ceiling_are_seen_as_they_change() {
 
 #[tokio::test]
 async fn a_run_put_back_is_the_same_and_another_content_is_another() {
-    let stage = OnHost::fresh().await;
+    let mut stage = OnHost::fresh().await;
+    // Only this test looks: nothing older is shown over what it has seen.
+    stage.watching.shutdown().await;
     let uid = async || {
         stage.host.look().await;
         let set = stage.doors().sight.authored().borrow().clone().unwrap();

@@ -3,13 +3,14 @@
 //! a temporary directory. Both are killed by pid when it is dropped, also when a test panics.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use cluster_agent::cluster::kube::from_config;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -22,6 +23,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use serde_json::json;
+use tokio::net::TcpSocket;
 
 /// Two cores may be busy with builds.
 const READY_BOUND: Duration = Duration::from_mins(3);
@@ -40,6 +42,8 @@ pub(crate) struct Apiserver {
     ca_pem: String,
     folder: PathBuf,
     dir: tempfile::TempDir,
+    /// Its ports.
+    _held: [TcpSocket; 3],
 }
 
 /// The one that tests share; `None` where the programs are missing.
@@ -77,9 +81,14 @@ fn components() -> Option<PathBuf> {
     Some(folder)
 }
 
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.each_ref().map(|listener| listener.local_addr().unwrap().port())
+/// A port for a program that shares addresses, as those written in Go do: bound and never listened on, it is nobody
+/// else's as long as this is there, also while the program is restarted.
+fn hold_port() -> (TcpSocket, u16) {
+    let held = TcpSocket::new_v4().unwrap();
+    held.set_reuseaddr(true).unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = held.local_addr().unwrap().port();
+    (held, port)
 }
 
 fn logged(command: &mut Command, log: &Path) -> Child {
@@ -155,12 +164,15 @@ impl Apiserver {
         let folder = components()?;
         let dir = tempfile::tempdir().unwrap();
         let ca_pem = write_keys(dir.path());
-        let [port, etcd_port, peer_port] = free_ports();
+        let [(held_api, port), (held_etcd, etcd_port), (held_peer, peer_port)] =
+            [(); 3].map(|()| hold_port());
         let etcd = spawn_etcd(dir.path(), etcd_port, peer_port);
         let api = spawn_api(&folder, dir.path(), port, etcd_port);
-        let mut started = Self { etcd, api, port, etcd_port, ca_pem, folder, dir };
+        let held = [held_api, held_etcd, held_peer];
+        let mut started = Self { etcd, api, port, etcd_port, ca_pem, folder, dir, _held: held };
         started.wait_until_ready().await;
         started.install_kinds().await;
+        started.says_where_it_is().await;
         Some(started)
     }
 
@@ -218,6 +230,20 @@ impl Apiserver {
             let there = await_condition(kinds.clone(), &name, conditions::is_crd_established());
             tokio::time::timeout(READY_BOUND, there).await.unwrap().unwrap();
         }
+    }
+
+    /// It is ready a moment before its own Service and the endpoints behind it are there.
+    async fn says_where_it_is(&self) {
+        let client = self.admin().await;
+        let service: Api<Service> = Api::namespaced(client.clone(), "default");
+        let slice: Api<EndpointSlice> = Api::namespaced(client, "default");
+        let has_addresses =
+            |seen: Option<&EndpointSlice>| seen.is_some_and(|seen| !seen.endpoints.is_empty());
+        let there = async {
+            await_condition(service, "kubernetes", |seen: Option<&Service>| seen.is_some()).await.unwrap();
+            await_condition(slice, "kubernetes", has_addresses).await.unwrap();
+        };
+        tokio::time::timeout(READY_BOUND, there).await.unwrap();
     }
 
     fn log(&self) -> String {

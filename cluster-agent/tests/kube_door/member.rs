@@ -75,7 +75,18 @@ impl Member {
         grant_roles(server.folder(), &admin, &own, &shop).await;
         let token = token(&admin, &own, "faultline-agent", None, None).await;
         let (agent, api_host) = server.client(&token).await;
-        roles_count(&agent, &own, &shop).await;
+        may(
+            &agent,
+            &[
+                (Some(&shop), "", "pods", "", "delete"),
+                (Some("default"), "discovery.k8s.io", "endpointslices", "kubernetes", "get"),
+                (Some(&own), "faultline.dev", "faultrecords", "", "create"),
+                (None, "apps", "replicasets", "", "watch"),
+                (None, "node.k8s.io", "runtimeclasses", "", "watch"),
+                (Some(&shop), "", "events", "", "create"),
+            ],
+        )
+        .await;
         Self { admin, own, shop, agent, api_host, server: None }
     }
 
@@ -245,17 +256,13 @@ async fn grant_roles(folder: &Path, admin: &Client, own: &str, shop: &str) {
     assert!(applied >= 10, "the chart's roles: {applied}");
 }
 
-/// Roles count only when the apiserver's authorizer has seen them.
-async fn roles_count(agent: &Client, own: &str, shop: &str) {
-    let reviews: Api<SelfSubjectAccessReview> = Api::all(agent.clone());
-    for (namespace, group, resource, name, verb) in [
-        (Some(shop), "", "pods", "", "delete"),
-        (Some("default"), "discovery.k8s.io", "endpointslices", "kubernetes", "get"),
-        (Some(own), "faultline.dev", "faultrecords", "", "create"),
-        (None, "apps", "replicasets", "", "watch"),
-        (None, "node.k8s.io", "runtimeclasses", "", "watch"),
-        (Some(shop), "", "events", "", "create"),
-    ] {
+/// Namespace (or the cluster), group, resource, name (or any), verb.
+pub(crate) type Right<'a> = (Option<&'a str>, &'a str, &'a str, &'a str, &'a str);
+
+/// Waits until it has these rights: Roles count only when the apiserver's authorizer has seen them.
+pub(crate) async fn may(client: &Client, rights: &[Right<'_>]) {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    for (namespace, group, resource, name, verb) in rights {
         let attributes = json!({ "namespace": namespace, "group": group, "resource": resource, "name": name, "verb": verb });
         let review: SelfSubjectAccessReview = named(json!({ "spec": { "resourceAttributes": attributes } }));
         let allowed = async {

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::apiserver::Apiserver;
-use super::member::{Member, object, shown};
+use super::member::{Member, may, object, shown};
 
 const HALT: &str = "faultline-uninstall";
 
@@ -23,6 +23,8 @@ async fn an_uninstall_waits_for_clean_and_no_longer_than_it_may() {
     };
     let member = Member::on(&server).await;
     let job = member.client_of(&server, "faultline-uninstall").await;
+    let to = |verb, name| (None, "faultline.dev", "halts", name, verb);
+    may(&job, &[to("create", ""), to("get", HALT), to("delete", HALT)]).await;
     let agent = member.run("agent-0");
     let mut halts = agent.doors.sight.local_halts();
 

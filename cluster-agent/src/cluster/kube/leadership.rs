@@ -8,6 +8,8 @@
 
 mod active;
 mod judge;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
