@@ -24,7 +24,7 @@ mod process;
 
 pub use process::main;
 
-/// Longest wait for a keeper to be there, or for one that is leaving.
+/// Longest wait for each keeper that is started to be there, or for one that is leaving.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// So often one is started, at most, for who asks once.
@@ -74,7 +74,9 @@ impl KeeperProcess {
 
     /// Removes the cgroup that a killed keeper left. A living one keeps its own.
     pub fn sweep(&self) {
-        if !is_locked(&self.folders.keeper_lock())
+        // Held meanwhile: one that starts now waits for it before it makes its cgroup.
+        let Ok(lock) = open_lock(&self.folders.keeper_lock()) else { return };
+        if lock.try_lock().is_ok()
             && let Err(error) = cgroup::disown(&self.roots, &self.name)
         {
             tracing::debug!(%error, "keeper's cgroup not removed");
@@ -93,18 +95,18 @@ impl KeeperProcess {
         command.spawn()
     }
 
-    /// Starts one and waits until it lives. One that ends on its way, killed by whomever, is started again: whoever
-    /// asked must not wait out the whole time for a process that is dead.
+    /// Starts one and waits until it lives. One that ends on its way, killed by whomever, is started again, with as
+    /// much time as the first: whoever asked must not wait out the whole time for a process that is dead.
     fn started(&self, child: &mut Option<Child>) -> Result<KeeperIdentity, String> {
-        let begun = Instant::now();
+        let start = || self.start().map_err(|error| format!("start the keeper: {error}"));
+        let mut begun = Instant::now();
         let mut ends = 0;
-        let mut own = child.insert(self.start().map_err(not_started)?);
+        let mut own = child.insert(start()?);
         loop {
+            // Before the looks: what came while this was stopped is seen by them and not late.
+            let is_late = begun.elapsed() > READY_WITHIN;
             if let Some(identity) = self.living() {
                 return Ok(identity);
-            }
-            if begun.elapsed() > READY_WITHIN {
-                return Err("the keeper did not start within 5 s".to_owned());
             }
             if let Ok(Some(status)) = own.try_wait() {
                 ends += 1;
@@ -113,7 +115,10 @@ impl KeeperProcess {
                         "the keeper ended {ends} times before it was ready, last with {status}"
                     ));
                 }
-                own = child.insert(self.start().map_err(not_started)?);
+                own = child.insert(start()?);
+                begun = Instant::now();
+            } else if is_late {
+                return Err("the keeper did not start within 5 s".to_owned());
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -147,10 +152,6 @@ impl Keeper for KeeperProcess {
     }
 }
 
-fn not_started(error: std::io::Error) -> String {
-    format!("start the keeper: {error}")
-}
-
 /// Whether another process holds that lock. Makes no file: the directory may be about to be deleted.
 fn is_locked(path: &Path) -> bool {
     matches!(File::open(path).map(|file| file.try_lock()), Ok(Err(std::fs::TryLockError::WouldBlock)))
@@ -182,5 +183,23 @@ mod tests {
             why.starts_with("the keeper ended 3 times before it was ready, last with exit status: "),
             "{why}"
         );
+    }
+
+    #[test]
+    fn the_group_of_a_dead_keeper_is_swept_and_that_of_a_living_one_is_not() {
+        let (folder, top) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(top.path().join("cgroup.controllers"), "").unwrap();
+        let group = top.path().join("test");
+        std::fs::create_dir(&group).unwrap();
+        let roots = Roots { cgroup: top.path().to_owned(), ..Roots::default() };
+        let keeper = KeeperProcess::new(folder.path().to_owned(), roots, "test".to_owned());
+        let lock = open_lock(&keeper.folders.keeper_lock()).unwrap();
+        lock.lock().unwrap();
+        keeper.sweep();
+        assert!(group.exists());
+        drop(lock);
+        keeper.sweep();
+        assert!(!group.exists());
+        assert!(!is_locked(&keeper.folders.keeper_lock()), "the next keeper can have it");
     }
 }

@@ -159,7 +159,9 @@ impl Session {
     async fn converse(&self, mut channels: Channels, welcomed: &mut bool) -> SessionEnd {
         let mut every = HEARTBEAT_DEFAULT;
         let mut beat_at = Instant::now() + every;
-        let mut heard_at = Instant::now();
+        // In own heartbeats and not in time: a process that was stopped sleeps through one of them, and must not
+        // take its own sleep for the agent's silence.
+        let mut unheard = 0;
         let mut seq = 0;
         loop {
             let room = async {
@@ -169,7 +171,7 @@ impl Session {
             tokio::select! {
                 down = channels.down.recv() => {
                     let Some(down) = down else { return SessionEnd::Closed };
-                    heard_at = Instant::now();
+                    unheard = 0;
                     if let NodeDown::Welcome { heartbeat_interval_ms, .. } = &down {
                         *welcomed = true;
                         every = Duration::from_millis((*heartbeat_interval_ms).max(10));
@@ -186,7 +188,8 @@ impl Session {
                     }
                 }
                 () = tokio::time::sleep_until(beat_at) => {
-                    if heard_at.elapsed() > every * MISSES {
+                    unheard += 1;
+                    if unheard > MISSES {
                         return SessionEnd::Silent;
                     }
                     // A full channel means an agent that does not read: the silence will tell.

@@ -25,12 +25,13 @@ pub(super) enum Content<T> {
     Damaged(String),
 }
 
-/// Writes beside its place, syncs, renames. The directory is synced by the caller, once per group.
+/// Writes beside its place, syncs, renames. The directory is synced by the caller, once per group. Daemon and keeper
+/// may write the end of the same injection, so each has a name of its own beside it.
 pub(super) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
     let io = |action| move |source| Error::Io { action, path: path.to_path_buf(), source };
     let body = serde_json::to_vec_pretty(value).map_err(|error| io("write")(error.into()))?;
     let sum = HEXLOWER.encode(&Sha256::digest(&body));
-    let beside = path.with_added_extension(UNFINISHED);
+    let beside = path.with_added_extension(format!("{}.{UNFINISHED}", std::process::id()));
     let mut file = File::create(&beside).map_err(io("make"))?;
     file.write_all(format!("{FORMAT} {sum}\n").as_bytes()).map_err(io("write"))?;
     file.write_all(&body).map_err(io("write"))?;

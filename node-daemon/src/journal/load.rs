@@ -63,6 +63,11 @@ pub(super) fn load(folders: &Folders) -> Result<Loaded, Error> {
 }
 
 fn load_meta(folders: &Folders) -> Result<Option<Meta>, Error> {
+    // Only its own: beside it lies what the keeper is writing.
+    let own = |path: &&PathBuf| path.file_prefix() == folders.meta().file_prefix();
+    for path in list(&folders.root)?.iter().filter(own).filter(|path| is_unfinished(path)) {
+        file::remove(path)?;
+    }
     Ok(match file::read::<Meta>(&folders.meta())? {
         None => Some(Meta::default()),
         Some(Content::Whole(meta)) => Some(meta),

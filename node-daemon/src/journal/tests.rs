@@ -93,12 +93,39 @@ fn a_write_cut_off_at_any_byte_loses_no_undo() {
     left_behind(folder.path(), "r1.a.0");
     let path = folder.path().join("journal/r1.a.0.json");
     let whole = fs::read(&path).unwrap();
+    let beside = path.with_added_extension("1.tmp");
     for length in 0..whole.len() {
-        fs::write(path.with_added_extension("tmp"), &whole[..length]).unwrap();
+        fs::write(&beside, &whole[..length]).unwrap();
         let (_journal, loaded) = Journal::open(folder.path()).unwrap();
         assert_eq!(loaded.records.len(), 1, "cut at {length}");
         assert!(loaded.damaged.is_empty());
     }
+}
+
+/// Daemon and keeper may write the end of the same injection at the same time.
+#[test]
+fn what_another_process_is_writing_is_not_touched_and_swept_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    left_behind(folder.path(), "r1.a.0");
+    let (journal, loaded) = Journal::open(folder.path()).unwrap();
+    let others: Vec<_> = ["journal/r1.a.0", "ended/r1.a.0", "meta"]
+        .iter()
+        .flat_map(|path| ["tmp", "1.tmp"].map(|end| folder.path().join(format!("{path}.json.{end}"))))
+        .collect();
+    for other in &others {
+        fs::write(other, "half of").unwrap();
+    }
+    let keepers = folder.path().join("keeper.tmp");
+    fs::write(&keepers, "half of").unwrap();
+    journal.commit(&[Write::Record(Arc::new(loaded.records[0].clone()))]).unwrap();
+    journal.commit(&[Write::Meta(Arc::default())]).unwrap();
+    recover(&journal, loaded, &FakeSystem::new(), BOOT, 5);
+    for other in &others {
+        assert_eq!(fs::read(other).unwrap(), b"half of", "{}", other.display());
+    }
+    drop(journal);
+    assert_eq!(Journal::open(folder.path()).unwrap().1.ended.len(), 1);
+    assert!(others.iter().all(|other| !other.exists()) && keepers.exists());
 }
 
 /// A record that was damaged in its place is never taken for a whole one, never ignored, never a panic.

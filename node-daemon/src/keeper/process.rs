@@ -56,12 +56,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
         Err(error) => Some(format!("no cgroup outside the daemon's: {}", spoken(&error))),
     };
     let identity = KeeperIdentity { process: identify(&roots, pid)?.process, inside_because };
-    let beside = folders.keeper_identity().with_extension("tmp");
-    std::fs::write(&beside, serde_json::to_vec(&identity)?)?;
-    std::fs::rename(&beside, folders.keeper_identity())?;
+    let mut known = appear(&folders, &identity)?;
 
     let system = KernelSystem::new(roots.clone());
-    let mut known = Known::default();
     let mut tried = BTreeMap::new();
     loop {
         let own = is_at(&lock, &folders.keeper_lock());
@@ -90,6 +87,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
         }
         std::thread::sleep(until_next(&known));
     }
+}
+
+/// Reads the journal and only then says that a keeper is there: who waited for it has written a record, and may be
+/// killed and lose the journal in the next moment.
+fn appear(folders: &Folders, identity: &KeeperIdentity) -> anyhow::Result<Known> {
+    let mut known = Known::default();
+    // What cannot be read now is read again, as ever after.
+    let _ = folders.refresh(&mut known);
+    let beside = folders.keeper_identity().with_extension("tmp");
+    std::fs::write(&beside, serde_json::to_vec(identity)?)?;
+    std::fs::rename(&beside, folders.keeper_identity())?;
+    Ok(known)
 }
 
 fn parse(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<(Folders, Roots, String)> {
@@ -204,9 +213,13 @@ fn leave(roots: &Roots, name: &str, pid: i32) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+
     use super::*;
     use crate::journal::tests::{Stubborn, left_behind};
     use crate::system::fake::FakeSystem;
+    use crate::system::target::ProcessRef;
 
     const ID: &str = "r1.a.0";
 
@@ -219,6 +232,37 @@ mod tests {
         drop(folder);
         assert!(folders.refresh(&mut known).is_err() && !known.is_empty());
         (system, folders, known)
+    }
+
+    #[test]
+    fn a_keeper_is_there_only_once_it_has_read_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        left_behind(folder.path(), ID);
+        let folders = Folders::new(folder.path());
+        // A record whose reader waits for this test.
+        let record = folders.journal().join(format!("{ID}.json"));
+        let text = std::fs::read(&record).unwrap();
+        std::fs::remove_file(&record).unwrap();
+        nix::unistd::mkfifo(&record, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let process = ProcessRef { pid: 1, start_ticks: 1 };
+        let identity = KeeperIdentity { process, inside_because: None };
+        std::thread::scope(|scope| {
+            let appearing = scope.spawn(|| appear(&folders, &identity).unwrap());
+            // Opens once somebody has come to read.
+            let mut pipe = loop {
+                let open = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&record);
+                if let Ok(pipe) = open {
+                    break pipe;
+                }
+                assert!(!appearing.is_finished(), "it is there and has read nothing");
+                std::thread::yield_now();
+            };
+            let was_there = folders.keeper_identity().exists();
+            pipe.write_all(&text).unwrap();
+            drop(pipe);
+            assert!(!appearing.join().unwrap().is_empty());
+            assert!(!was_there && folders.keeper_identity().exists());
+        });
     }
 
     #[test]

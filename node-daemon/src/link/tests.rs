@@ -69,8 +69,11 @@ async fn an_agent_that_does_not_read_is_heard_all_the_same() {
     down.send(revert.clone()).await.unwrap();
     assert!(matches!(events.recv().await, Some(Event::Down(heard)) if heard == revert));
     // And with no word from it the session ends.
+    let lost = Instant::now();
     let ended = running.join_next().await.unwrap().unwrap();
     assert_eq!(ended, (SessionEnd::Silent, false));
+    let silent = lost.elapsed();
+    assert!(silent >= HEARTBEAT_DEFAULT * MISSES && silent < HEARTBEAT_DEFAULT * (MISSES + 2), "{silent:?}");
     assert!(matches!(events.recv().await, Some(Event::Disconnected)));
     assert!(outbox.is_empty());
 }
@@ -84,4 +87,32 @@ async fn a_closed_session_says_whether_it_was_welcome() {
     drop(down);
     assert_eq!(session.run(Channels { up, down: down_out }).await, (SessionEnd::Closed, true));
     assert!(matches!(events.recv().await, Some(Event::Connected)));
+}
+
+/// As under SIGSTOP, or where a virtual machine is paused: time has passed, nothing was done in it.
+#[tokio::test(start_paused = true)]
+async fn its_own_sleep_is_not_taken_for_the_agents_silence() {
+    let (events_in, mut events) = mpsc::channel(16);
+    let ((up, mut ups), (down, down_out)) = (mpsc::channel(4), mpsc::channel(16));
+    let session = Session { outbox: Arc::default(), events: events_in };
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(async move { session.run(Channels { up, down: down_out }).await });
+    assert!(matches!(events.recv().await, Some(Event::Connected)));
+    down.send(NodeDown::Welcome { agent_epoch: 1, heartbeat_interval_ms: 1000 }).await.unwrap();
+    assert!(matches!(events.recv().await, Some(Event::Down(_))));
+    for round in 0..20 {
+        // A word waits when it wakes up, or, where the agent slept as well, comes only as the answer to its own.
+        if round % 2 == 0 {
+            down.try_send(NodeDown::Heartbeat { seq: round }).unwrap();
+        }
+        tokio::time::advance(Duration::from_mins(1)).await;
+        let beat = ups.recv().await;
+        assert!(matches!(beat, Some(NodeUp::Heartbeat { .. })), "round {round}: {beat:?}");
+        if round % 2 == 1 {
+            down.try_send(NodeDown::Heartbeat { seq: round }).unwrap();
+        }
+        assert!(matches!(events.recv().await, Some(Event::Down(_))), "round {round}");
+    }
+    let ended = running.join_next().await.unwrap().unwrap();
+    assert_eq!(ended, (SessionEnd::Silent, true), "silence is still heard");
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::nft::expr::QueueBy;
@@ -70,8 +71,9 @@ pub fn run(roots: &Roots, runtime_socket: Option<&Path>) -> NodeProbe {
             vec![missing(NFT), missing(QUEUE), missing(NETEM), missing(PRIO)]
         }
     };
-    capabilities.push(freezer(roots));
-    capabilities.push(keeper(roots));
+    let group = trial_group();
+    capabilities.push(freezer(roots, &group));
+    capabilities.push(keeper(roots, &group));
     capabilities.push(match cri::find_socket(runtime_socket, Path::new("/")) {
         Ok(path) => Capability { name: RUNTIME, present: path.exists(), detail: path.display().to_string() },
         Err(error) => Capability { name: RUNTIME, present: false, detail: error.to_string() },
@@ -137,24 +139,24 @@ fn nft_trial(verdict: Verdict, queue_by: QueueBy) -> Result<(), Error> {
     nft::install(&spec.name, &ruleset, TRIAL.as_millis() as u64, queue_by).map_err(refused)
 }
 
-fn freezer(roots: &Roots) -> Capability {
-    let (present, detail) = match cgroup::try_freezer(roots, &trial_group()) {
+fn freezer(roots: &Roots, group: &str) -> Capability {
+    let (present, detail) = match cgroup::try_freezer(roots, group) {
         Ok(version) => (true, version.to_owned()),
         Err(error) => (false, spoken(&error)),
     };
     Capability { name: FREEZER, present, detail }
 }
 
-/// The name of the groups made for a trial.
+/// The name of the groups made for one probe. Daemons of one process may probe at the same time.
 fn trial_group() -> String {
-    format!("faultline.probe.{}", std::process::id())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("faultline.probe.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Makes and removes a group in every hierarchy.
-fn keeper(roots: &Roots) -> Capability {
-    let name = trial_group();
-    let made = cgroup::make(roots, &name);
-    let removed = cgroup::disown(roots, &name);
+fn keeper(roots: &Roots, group: &str) -> Capability {
+    let made = cgroup::make(roots, group);
+    let removed = cgroup::disown(roots, group);
     let (present, detail) = match made.and_then(|tops| removed.map(|_| tops)) {
         Ok(tops) => (true, format!("{} hierarchies", tops.len())),
         Err(error) => (false, spoken(&error)),
