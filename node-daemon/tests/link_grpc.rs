@@ -169,7 +169,8 @@ impl Rig {
         let mut session =
             tokio::time::timeout(PATIENCE, self.sessions.recv()).await.expect("no session").unwrap();
         assert!(matches!(session.hears().await, NodeUp::Hello(hello) if hello.node == "n1"));
-        let welcome = NodeDown::Welcome { agent_epoch: 4, heartbeat_interval_ms: 100 };
+        // Far apart: the first comes at once, and no session ends of silence meanwhile.
+        let welcome = NodeDown::Welcome { agent_epoch: 4, heartbeat_interval_ms: 10_000 };
         session.says(welcome.clone()).await;
         assert!(matches!(self.event().await, Event::Down(down) if down == welcome));
         session

@@ -29,7 +29,10 @@ const PRIVILEGED: &[Test] = &[
     ("netem_delays_or_is_refused_without_a_trace", kernel::netem_delays_or_is_refused_without_a_trace),
     ("a_frozen_process_stops_and_goes_on", kernel::a_frozen_process_stops_and_goes_on),
     ("an_own_group_is_outside_of_every_other", kernel::an_own_group_is_outside_of_every_other),
-    ("a_probe_leaves_nothing_behind", kernel::a_probe_leaves_nothing_behind),
+    (
+        "probes_leave_nothing_behind_and_each_other_alone",
+        kernel::probes_leave_nothing_behind_and_each_other_alone,
+    ),
     ("a_queue_delays_a_round_trip", workers::a_queue_delays_a_round_trip),
     ("a_delayed_stream_arrives_whole", workers::a_delayed_stream_arrives_whole),
     ("a_worker_ends_with_its_namespace", workers::a_worker_ends_with_its_namespace),

@@ -8,16 +8,18 @@
 )]
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, LinuxPodSandboxConfig,
     PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, StopPodSandboxRequest,
+    StartContainerRequest, StatusRequest, StopPodSandboxRequest,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -33,6 +35,8 @@ use lab::{Ended, Lab, eventually, skipped};
 
 const IMAGE: &str = "docker.io/library/fltest:1";
 const POD_UID: &str = "11111111-2222-3333-4444-555555555555";
+/// The conditions it names once it can run pods.
+const READY: [&str; 2] = ["RuntimeReady", "NetworkReady"];
 const NEEDED: [&str; 5] =
     ["/usr/bin/containerd", "/usr/sbin/runc", "/usr/bin/buildah", "/usr/bin/busybox", "/usr/lib/cni/bridge"];
 
@@ -57,19 +61,17 @@ impl Containerd {
         let process = Some(Ended(command.stdout(Stdio::null()).stderr(log).spawn().unwrap()));
         let group = format!("fltest-cri-{}", std::process::id());
         let daemon = Self { folder, group, process, _lab: lab };
-        let socket = daemon.socket();
-        let import = || {
-            let mut command = Command::new("ctr");
-            command
-                .arg("-a")
-                .arg(&socket)
-                .args(["-n", "k8s.io", "images", "import"])
-                .arg(path_of_image(&socket));
-            command.output().unwrap().status.success()
-        };
         build_image(daemon.folder.path());
-        eventually("containerd takes an image", import);
+        eventually("containerd listens", || UnixStream::connect(daemon.socket()).is_ok());
+        daemon.import_image();
         daemon
+    }
+
+    fn import_image(&self) {
+        let mut command = Command::new("ctr");
+        command.arg("-a").arg(self.socket()).args(["-n", "k8s.io", "images", "import"]);
+        let output = command.arg(self.folder.path().join("image.tar")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn socket(&self) -> PathBuf {
@@ -94,10 +96,6 @@ impl Drop for Containerd {
         }
         let _ = cgroup::disown(&Roots::default(), &self.group);
     }
-}
-
-fn path_of_image(socket: &Path) -> PathBuf {
-    socket.with_file_name("image.tar")
 }
 
 fn write_configuration(folder: &Path) {
@@ -204,8 +202,24 @@ fn a_pod_of_containerd_is_found() {
     runtime.block_on(Box::pin(looks_up(&daemon)));
 }
 
+/// It listens before it has looked at its network.
+async fn is_ready(client: &mut RuntimeServiceClient<Channel>) {
+    let started = Instant::now();
+    loop {
+        let status = client.status(StatusRequest::default()).await.map(|reply| reply.into_inner().status);
+        if let Ok(Some(status)) = &status
+            && READY.iter().all(|name| status.conditions.iter().any(|c| c.r#type == *name && c.status))
+        {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "containerd is not ready: {status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn looks_up(daemon: &Containerd) {
     let mut client = client(daemon.socket()).await;
+    is_ready(&mut client).await;
     let mut door = Runtime::connect(&daemon.socket()).await.unwrap();
     assert!(door.version().await.unwrap().starts_with("containerd "));
     assert!(matches!(door.pod(POD_UID).await, Err(Error::NoSandbox { .. })));

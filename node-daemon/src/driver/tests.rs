@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, Weak};
 
 use jiff::Timestamp;
 use proto::cluster::NodeCapabilities;
@@ -104,6 +104,7 @@ struct Rig {
     system: Arc<FakeSystem>,
     keeper: Arc<TestKeeper>,
     resolver: Arc<TestResolver>,
+    journal: Weak<Journal>,
     driving: JoinSet<bool>,
     shutdown: CancellationToken,
     at_once: CancellationToken,
@@ -142,14 +143,16 @@ impl Rig {
         };
         let keeper = Arc::<TestKeeper>::default();
         let resolver = Arc::new(TestResolver { system: system.clone(), of_sandboxes: AtomicUsize::new(0) });
+        let journal = Arc::new(journal);
         let doors = Doors {
             system: system.clone(),
             resolver: resolver.clone(),
             keeper: keeper.clone(),
             clock: clock.clone(),
-            journal: Arc::new(journal),
+            journal: Arc::clone(&journal),
             roots: Roots::default(),
         };
+        let journal = Arc::downgrade(&journal);
         let (events_in, events) = mpsc::channel(64);
         let outbox = Arc::<Outbox>::default();
         let (vitals, _) = watch::channel(Vitals::default());
@@ -166,6 +169,7 @@ impl Rig {
             system: system.clone(),
             keeper,
             resolver,
+            journal,
             driving,
             shutdown,
             at_once,
@@ -186,6 +190,12 @@ impl Rig {
     async fn kill(mut self) {
         self.driving.abort_all();
         while self.driving.join_next().await.is_some() {}
+        // What runs on a blocking thread goes on, and holds the journal's lock to its end.
+        let given_up = std::time::Instant::now() + Duration::from_secs(30);
+        while self.journal.strong_count() > 0 {
+            assert!(std::time::Instant::now() < given_up, "the journal is still held");
+            tokio::task::yield_now().await;
+        }
     }
 }
 

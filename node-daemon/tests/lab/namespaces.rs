@@ -67,28 +67,46 @@ impl Lab {
         reference(&self.far)
     }
 
-    /// Round-trip time of one datagram from near to an echo service in far, or `None` when none comes
-    /// back within a second.
+    /// Round-trip time of one datagram from near to far and back, or `None` when either way takes a second.
     pub(crate) fn rtt(&self, address: &str) -> Option<Duration> {
-        let server = socket(&self.far(), &format!("[{}]:0", Ipv6Addr::UNSPECIFIED));
-        let port = server.local_addr().unwrap().port();
-        server.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let any = if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
-        let client = socket(&self.near(), any);
-        client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        client.connect((address, port)).unwrap();
-        let echo = std::thread::spawn(move || {
-            let mut bytes = [0; 8];
-            if let Ok((length, from)) = server.recv_from(&mut bytes) {
-                let _ = server.send_to(&bytes[..length], from);
-            }
-        });
+        let (near, far) = self.ends(address, Duration::from_secs(1));
         let started = Instant::now();
-        client.send(b"echo").unwrap();
-        let back = client.recv(&mut [0; 8]);
-        let took = started.elapsed();
-        echo.join().unwrap();
-        back.is_ok().then_some(took)
+        near.send(b"echo").unwrap();
+        let is_back = echo(&far) && near.recv(&mut [0; 8]).is_ok();
+        is_back.then(|| started.elapsed())
+    }
+
+    /// The shortest of a few, which says that something delays it: a busy machine makes one longer, never shorter.
+    pub(crate) fn shortest_rtt(&self, address: &str) -> Option<Duration> {
+        (0..3).filter_map(|_| self.rtt(address)).min()
+    }
+
+    /// Waits for a round trip shorter than that: one is enough to say that nothing delays it.
+    #[track_caller]
+    pub(crate) fn undelayed(&self, address: &str, latency: Duration) {
+        eventually("a round trip is not delayed", || self.rtt(address).is_some_and(|rtt| rtt < latency));
+    }
+
+    /// Waits until something comes back. A datagram is sent every few milliseconds, so the moment is not missed.
+    #[track_caller]
+    pub(crate) fn flows(&self, address: &str) {
+        let (near, far) = self.ends(address, Duration::from_millis(20));
+        eventually("traffic flows", || {
+            near.send(b"echo").unwrap();
+            echo(&far) && near.recv(&mut [0; 8]).is_ok()
+        });
+    }
+
+    /// A socket in near that is connected to one in far; both wait for so long.
+    fn ends(&self, address: &str, patience: Duration) -> (UdpSocket, UdpSocket) {
+        let far = socket(&self.far(), &format!("[{}]:0", Ipv6Addr::UNSPECIFIED));
+        let any = if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+        let near = socket(&self.near(), any);
+        near.connect((address, far.local_addr().unwrap().port())).unwrap();
+        for end in [&near, &far] {
+            end.set_read_timeout(Some(patience)).unwrap();
+        }
+        (near, far)
     }
 
     /// How a TCP connection from near to an open port in far ends.
@@ -143,6 +161,13 @@ fn reference(name: &str) -> NetnsRef {
 
 fn socket(netns: &NetnsRef, address: &str) -> UdpSocket {
     netns::inside(netns, || Ok(UdpSocket::bind(address).unwrap())).unwrap()
+}
+
+/// Sends one datagram back where it came from; says whether there was one and it could go.
+fn echo(socket: &UdpSocket) -> bool {
+    let mut bytes = [0; 8];
+    let came = socket.recv_from(&mut bytes);
+    came.is_ok_and(|(length, from)| socket.send_to(&bytes[..length], from).is_ok())
 }
 
 fn inside(name: &str, line: &str) -> Command {
