@@ -228,22 +228,24 @@ impl Running<'_> {
                         tracing::error!(key = entry.key, %error, "a value cannot be read");
                         match codec::unreadable(&key) {
                             Some(object) => self.stored(object, entry.mod_revision),
-                            None => self.unreadable(&key, entry.mod_revision),
+                            None => self.unreadable(&key),
                         }
                     }
                 }
             }
-            Feed::Change(_, Ok(Change::Delete { key, revision })) => {
+            Feed::Change(_, Ok(Change::Delete { key, .. })) => {
                 if let Some(key) = codec::parse(&key) {
-                    self.deleted(&key, revision);
+                    self.deleted(&key);
                 }
             }
-            Feed::Change(index, Ok(Change::Synced { .. })) => {
+            Feed::Change(index, Ok(Change::Synced { revision })) => {
+                self.driver.cache.announce_applied(index, revision);
                 if self.unsynced.remove(&index) && self.unsynced.is_empty() {
                     self.driver.health.set_synced();
                     tracing::info!("the store was read completely");
                     self.driver.revocations.replace(self.driver.cache.read(deny_list));
                     self.step(Event::Complete);
+                    self.driver.cache.announce_complete();
                 }
             }
         }
@@ -256,13 +258,13 @@ impl Running<'_> {
         publish::stored(self.driver, &note, revision);
     }
 
-    fn deleted(&mut self, key: &ObjectKey, revision: Revision) {
-        self.step(Event::Deleted(key.clone(), revision));
+    fn deleted(&mut self, key: &ObjectKey) {
+        self.step(Event::Deleted(key.clone()));
         publish::deleted(self.driver, key);
     }
 
-    fn unreadable(&mut self, key: &ObjectKey, revision: Revision) {
-        self.step(Event::Unreadable(key.clone(), revision));
+    fn unreadable(&mut self, key: &ObjectKey) {
+        self.step(Event::Unreadable(key.clone()));
         publish::deleted(self.driver, key);
     }
 
@@ -270,7 +272,6 @@ impl Running<'_> {
     fn step(&mut self, event: Event) {
         let now: Timestamp = self.driver.clock.now();
         let effects = self.driver.cache.write(|state| engine::step(state, event, now));
-        self.driver.cache.announce_applied();
         for Effect::Commit(commit) in effects {
             self.commit(commit);
         }

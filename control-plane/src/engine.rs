@@ -36,9 +36,9 @@ pub enum Event {
     /// The store holds this object now.
     Stored(Box<Object>, Revision),
     /// The store holds it no more.
-    Deleted(ObjectKey, Revision),
+    Deleted(ObjectKey),
     /// The store holds something there that this version cannot read: as good as nothing, but the key is not free.
-    Unreadable(ObjectKey, Revision),
+    Unreadable(ObjectKey),
     /// Every prefix was listed.
     Complete,
     /// This replica decides from now on, or no longer.
@@ -142,14 +142,14 @@ fn apply(state: &mut State, event: Event, now: Timestamp) -> BTreeSet<RunId> {
             state.put(*object, revision);
             touched
         }
-        Event::Deleted(key, revision) => {
+        Event::Deleted(key) => {
             let touched = touched_by(state, &key);
-            state.delete(&key, revision);
+            state.delete(&key);
             touched
         }
-        Event::Unreadable(key, revision) => {
+        Event::Unreadable(key) => {
             let touched = touched_by(state, &key);
-            state.delete(&key, revision);
+            state.delete(&key);
             state.unreadable.insert(key);
             touched
         }

@@ -43,8 +43,9 @@ impl Centre {
         let (invitation, txn) = self.token_for(&spec, ttl, request.auto_accept, txn)?;
         let object = Object::ClusterSpec(spec);
         let txn = txn.put(codec::path(&object.key())?, codec::encode(&object)?);
+        let written = txn.puts();
         let revision = self.inner.store.txn(txn).await?.committed()?;
-        self.inner.cache.seen(revision).await;
+        self.inner.cache.seen(revision, &written).await;
         Ok(invitation)
     }
 
@@ -189,21 +190,27 @@ impl Centre {
         caller.require(Role::Admin)?;
         let id = self.cluster_id(name)?;
         let deny = Object::Revoked(id.to_string(), ALL_SERIALS.to_owned());
+        let path = codec::path(&ObjectKey::ClusterSpec(id.clone()))?;
         let compare = self.as_expected(&id, expected).await?;
         let txn = Txn { compare, ..Txn::default() }
-            .delete(codec::path(&ObjectKey::ClusterSpec(id.clone()))?)
+            .exists(&path)
+            .delete(&path)
             .delete(codec::path(&ObjectKey::ClusterStatus(id.clone()))?)
             .delete(codec::cert_path(id.as_str())?)
             .delete_prefix(format!("desired/{id}/"))
             .delete_prefix(format!("observed/{id}/"))
             .delete_prefix(format!("experiments/{id}/"))
             .put(codec::path(&deny.key())?, codec::encode(&deny)?);
+        let written = [txn.puts(), vec![path]].concat();
         let outcome = self.inner.store.txn(txn).await?;
         if outcome.is_conflict() {
-            // Only what was expected is compared.
-            return Err(Error::Precondition);
+            // Compared is what was expected, and that somebody else did not remove it already.
+            return Err(match expected {
+                Expected::Anything => Error::not_found("cluster", name),
+                _ => Error::Precondition,
+            });
         }
-        self.inner.cache.seen(outcome.committed()?).await;
+        self.inner.cache.seen(outcome.committed()?, &written).await;
         Ok(())
     }
 
@@ -232,8 +239,9 @@ impl Centre {
                 let deny = Object::Revoked(id.to_string(), ALL_SERIALS.to_owned());
                 txn = txn.put(codec::path(&deny.key())?, codec::encode(&deny)?);
             }
+            let written = txn.puts();
             if let crate::store::Outcome::Committed { revision } = self.inner.store.txn(txn).await? {
-                self.inner.cache.seen(revision).await;
+                self.inner.cache.seen(revision, &written).await;
                 return self.cluster(caller, id.as_str());
             }
         }

@@ -78,14 +78,14 @@ impl Centre {
             let txn = Txn::new().unchanged(path, revision);
             let txn = match change {
                 Change::Keep => {
-                    self.inner.cache.seen(revision).await;
+                    self.inner.cache.seen(revision, &[path]).await;
                     return Ok(result);
                 }
                 Change::Put(value) => txn.put(path, value),
                 Change::Delete => txn.delete(path),
             };
             if let Outcome::Committed { revision } = self.inner.store.txn(txn).await? {
-                self.inner.cache.seen(revision).await;
+                self.inner.cache.seen(revision, &[path]).await;
                 return Ok(result);
             }
         }

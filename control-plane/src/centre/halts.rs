@@ -137,9 +137,10 @@ impl Centre {
         for object in [Object::Resumed(id.clone()), Object::HaltsRevision] {
             txn = txn.put(codec::path(&object.key())?, codec::encode(&object)?);
         }
+        let written = txn.puts();
         let revision = self.inner.store.txn(txn).await?.committed()?;
         self.inner.latch.forget_halt(&id);
-        self.inner.cache.seen(revision).await;
+        self.inner.cache.seen(revision, &written).await;
         Ok(())
     }
 }

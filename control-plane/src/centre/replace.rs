@@ -9,12 +9,13 @@ use proto::status::RunPhase;
 
 use super::clusters::token_ttl;
 use super::expected::Expected;
+use super::runs::LAG;
 use super::{Caller, Centre, Error, Role};
 use crate::driver::codec;
 use crate::engine::object::{Object, ObjectKey};
 use crate::engine::stopping::stop_of;
 use crate::enrolment::{CertRecord, TokenRecord};
-use crate::store::{PageRequest, Txn};
+use crate::store::{Outcome, PageRequest, Txn};
 
 /// Tokens of one cluster that one transaction burns.
 const MAX_TOKENS: usize = 50;
@@ -73,8 +74,9 @@ impl Centre {
             txn = txn.put(codec::path(&forgotten.key())?, codec::encode(&forgotten)?);
         }
         let (invitation, txn) = self.token_for(&spec, ttl, request.auto_accept, txn)?;
+        let written = txn.puts();
         let revision = self.inner.store.txn(txn).await?.committed()?;
-        self.inner.cache.seen(revision).await;
+        self.inner.cache.seen(revision, &written).await;
         // Nobody has the token yet: the new cluster cannot be there before its stops are.
         self.stop_all_on(&id).await?;
         Ok(invitation)
@@ -119,6 +121,7 @@ impl Centre {
     /// Stops what this cluster was to do and has not reported the end of.
     async fn stop_all_on(&self, id: &ClusterId) -> Result<(), Error> {
         loop {
+            let mut changes = self.inner.cache.run_changes();
             let stops: Vec<_> = self.inner.cache.read(|state| {
                 let live = state.runs_on(id).filter(|(_, run)| {
                     run.summary.as_ref().is_some_and(|known| known.value.phase != RunPhase::Finished)
@@ -139,12 +142,12 @@ impl Centre {
                 let path = codec::path(&object.key())?;
                 txn = txn.unchanged(&path, desired.revision).put(path, codec::encode(&object)?);
             }
-            // After a conflict the leader was faster: look again.
-            let revision = match self.inner.store.txn(txn).await? {
-                crate::store::Outcome::Committed { revision }
-                | crate::store::Outcome::Conflict { revision } => revision,
-            };
-            self.inner.cache.seen(revision).await;
+            let written = txn.puts();
+            match self.inner.store.txn(txn).await? {
+                Outcome::Committed { revision } => self.inner.cache.seen(revision, &written).await,
+                // The leader was faster, and what it wrote is on its way to this replica.
+                Outcome::Conflict { .. } => drop(tokio::time::timeout(LAG, changes.recv()).await),
+            }
         }
     }
 }

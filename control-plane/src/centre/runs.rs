@@ -25,7 +25,7 @@ use crate::store::Outcome;
 /// Most transactions in which one run is removed, those that are lost included.
 const REMOVAL_ROUNDS: usize = 400;
 /// How long a change that is known to the store is waited for before it is looked again.
-const LAG: Duration = Duration::from_millis(100);
+pub(super) const LAG: Duration = Duration::from_millis(100);
 
 impl Centre {
     /// Records a run of an Experiment of the centre's library; planning begins at once. Needs
@@ -264,10 +264,12 @@ impl Centre {
                 expected.check(tag.as_deref())?;
             }
             let last = commit.delete.contains(&ObjectKey::Run(run.clone()));
+            // Compared, so it is there: written by each round, deleted by the last.
+            let summary = codec::path(&ObjectKey::Summary(run.clone()))?;
             match self.inner.store.txn(codec::txn(&commit)?).await? {
                 Outcome::Committed { revision } => {
                     begun = true;
-                    self.inner.cache.seen(revision).await;
+                    self.inner.cache.seen(revision, &[summary]).await;
                     if last {
                         return Ok(());
                     }

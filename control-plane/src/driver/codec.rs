@@ -62,6 +62,11 @@ pub const FOLLOWED: &[&str] = &[
     "format",
 ];
 
+/// Which of [`FOLLOWED`] has this key; `None` for one that is not followed.
+pub fn followed_by(path: &str) -> Option<usize> {
+    FOLLOWED.iter().position(|prefix| path.starts_with(prefix))
+}
+
 /// The key of an object.
 ///
 /// # Errors

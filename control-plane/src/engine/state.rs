@@ -70,8 +70,6 @@ pub struct State {
     pub leading: bool,
     /// Whether every prefix was listed once: nothing is decided on half a world.
     pub complete: bool,
-    /// The last revision of anything applied.
-    pub applied: Revision,
 }
 
 impl State {
@@ -145,7 +143,6 @@ impl State {
 
     /// Takes an object in.
     pub(super) fn put(&mut self, object: Object, revision: Revision) {
-        self.applied = self.applied.max(revision);
         if !self.unreadable.is_empty() {
             self.unreadable.remove(&object.key());
         }
@@ -218,8 +215,7 @@ impl State {
     }
 
     /// Forgets an object.
-    pub(super) fn delete(&mut self, key: &ObjectKey, revision: Revision) {
-        self.applied = self.applied.max(revision);
+    pub(super) fn delete(&mut self, key: &ObjectKey) {
         self.unreadable.remove(key);
         match key {
             ObjectKey::ClusterSpec(id) => self.of_cluster(id, |entry| entry.spec = None),

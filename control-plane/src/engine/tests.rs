@@ -75,7 +75,7 @@ impl World {
     pub(super) fn delete(&mut self, key: ObjectKey) {
         self.revision += 1;
         self.objects.remove(&key);
-        self.feed(Event::Deleted(key, self.revision));
+        self.feed(Event::Deleted(key));
     }
 
     pub(super) fn pass(&mut self, seconds: i64) {
@@ -120,7 +120,7 @@ impl World {
         }
         for key in commit.delete {
             self.objects.remove(&key);
-            events.push(Event::Deleted(key, self.revision));
+            events.push(Event::Deleted(key));
         }
         Some(events)
     }

@@ -228,8 +228,9 @@ impl Enroller {
         let txn = txn
             .put(codec::cert_path(cluster.as_str())?, record)
             .put(codec::path(&status.key())?, codec::encode(&status)?);
+        let written = txn.puts();
         let Outcome::Committed { revision } = self.store.txn(txn).await? else { return Ok(false) };
-        self.cache.seen(revision).await;
+        self.cache.seen(revision, &written).await;
         Ok(true)
     }
 }

@@ -44,9 +44,7 @@ impl LinkService {
 
     /// Tells every agent to go elsewhere, and waits until they did.
     pub async fn drained(&self) {
-        for (_, lane) in self.hub.cache.all_lanes() {
-            lane.close("Draining");
-        }
+        self.hub.cache.drain();
         let mut sessions = self.sessions.lock().await;
         while sessions.join_next().await.is_some() {}
     }

@@ -26,6 +26,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 const CLAIM_WITHIN: Duration = Duration::from_secs(2);
 /// How long an agent may take to read one message.
 const SEND_WITHIN: Duration = Duration::from_mins(1);
+/// Heartbeats in a row in which nothing is heard of an agent that is given up.
+const UNHEARD: u32 = 3;
 /// The code by which an agent refuses a centre on an older copy of the store.
 const OLD_STORE: &str = "OldStore";
 /// How long the last word may take.
@@ -276,10 +278,15 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self, mut up: mpsc::Receiver<Result<Up, WireError>>) -> End {
-        let patience = self.hub.config.heartbeat * 3;
+        // Counted, and not one long wait: after a pause of this whole process (a virtual machine, a debugger) only
+        // one has passed, and what the agent said meanwhile is still read.
+        let mut unheard = 0;
         loop {
-            match tokio::time::timeout(patience, up.recv()).await {
-                Err(_) => return End::Silent,
+            let next = tokio::time::timeout(self.hub.config.heartbeat, up.recv()).await;
+            unheard = if next.is_err() { unheard + 1 } else { 0 };
+            match next {
+                Err(_) if unheard >= UNHEARD => return End::Silent,
+                Err(_) => continue,
                 Ok(None) => return End::Closed,
                 Ok(Some(Ok(message))) => {
                     self.hub.health.messages_up.inc();

@@ -105,6 +105,12 @@ impl Txn {
         self.ops.push(Op::DeletePrefix(prefix.into()));
         self
     }
+
+    /// The keys that it certainly writes: a deletion may find nothing.
+    pub fn puts(&self) -> Vec<String> {
+        let put = |op: &Op| if let Op::Put(key, ..) = op { Some(key.clone()) } else { None };
+        self.ops.iter().filter_map(put).collect()
+    }
 }
 
 /// How a transaction ended.

@@ -50,6 +50,7 @@ pub(crate) struct Centre {
     pub(crate) replicas: Vec<Started>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) tasks: JoinSet<anyhow::Result<()>>,
+    heartbeat: Duration,
 }
 
 impl Centre {
@@ -58,24 +59,36 @@ impl Centre {
     }
 
     pub(crate) async fn on(store: Arc<dyn Store>, replicas: usize) -> Self {
-        Self::signing(store, replicas, |signer| signer).await
+        Self::with(store, replicas, LinkConfig::default().heartbeat, |signer| signer).await
     }
 
     /// One whose certificates for agents are valid for so long.
     pub(crate) async fn with_agent_ttl(ttl: Duration) -> Self {
-        Self::signing(Arc::new(MemoryStore::new()), 1, |signer| signer.with_agent_ttl(ttl)).await
+        let store = Arc::new(MemoryStore::new());
+        Self::with(store, 1, LinkConfig::default().heartbeat, |signer| signer.with_agent_ttl(ttl)).await
     }
 
-    async fn signing(store: Arc<dyn Store>, replicas: usize, with: impl FnOnce(Signer) -> Signer) -> Self {
+    /// One that soon gives up who is silent. Agents of these tests beat only while they wait for something.
+    pub(crate) async fn with_heartbeat(heartbeat: Duration) -> Self {
+        Self::with(Arc::new(MemoryStore::new()), 1, heartbeat, |signer| signer).await
+    }
+
+    async fn with(
+        store: Arc<dyn Store>,
+        replicas: usize,
+        heartbeat: Duration,
+        signing: impl FnOnce(Signer) -> Signer,
+    ) -> Self {
         let clock = Clock::new();
         let authority = Authority::create(TrustDomain::new("test.local").unwrap(), clock.now()).unwrap();
         let mut centre = Self {
             store,
-            signer: Arc::new(with(Signer::new(authority, "r0"))),
+            signer: Arc::new(signing(Signer::new(authority, "r0"))),
             clock,
             replicas: Vec::new(),
             shutdown: CancellationToken::new(),
             tasks: JoinSet::new(),
+            heartbeat,
         };
         for index in 0..replicas {
             let started = centre.replica_on(centre.store.clone(), &format!("r{index}")).await;
@@ -92,7 +105,7 @@ impl Centre {
     /// One more replica, on its own view of the store.
     pub(crate) async fn replica_on(&mut self, store: Arc<dyn Store>, name: &str) -> Started {
         let mut config = ReplicaConfig::new(name, "127.0.0.1:7445");
-        config.link = LinkConfig { heartbeat: Duration::from_millis(200), ..LinkConfig::default() };
+        config.link = LinkConfig { heartbeat: self.heartbeat, ..LinkConfig::default() };
         config.lease_ttl = Duration::from_secs(3);
         let replica = Replica::new(store, self.signer.clone(), self.clock.clone(), config).await.unwrap();
         let started = replica.start(&mut self.tasks, &self.shutdown);

@@ -1,5 +1,7 @@
 //! The link: slow, hostile and returning agents; stops and halts; two sessions at once.
 
+use std::time::Duration;
+
 use control_plane::centre::Expected;
 use control_plane::link::End;
 use proto::assignment::{ClusterPhase, Intent, Observed, Outcome};
@@ -12,6 +14,9 @@ use proto::wire::{Down, HaltState, Held, Nack, Up};
 
 use super::agent::{Agent, hello};
 use super::fixture::{Centre, admin, eventually};
+
+/// Of a centre that soon gives up.
+const HEARTBEAT: Duration = Duration::from_millis(200);
 
 fn fleet_halt(id: &str) -> SetHalt {
     SetHalt { id: Some(id.to_owned()), scope: HaltScope::Fleet, reason: "test".to_owned() }
@@ -277,11 +282,9 @@ async fn a_revoked_cluster_is_cut_off_on_every_replica() {
     let centre = Centre::start(2).await;
     let id = centre.member("west").await;
     let mut agent = centre.agent(1, &id).await;
-    let asked = tokio::time::Instant::now();
     centre.api().revoke_cluster(&admin(), "west").await.unwrap();
     agent.until("GoAway", |down| is_go_away(down, "Revoked")).await;
     assert_eq!(agent.end().await, End::Sent("Revoked"));
-    assert!(asked.elapsed() < std::time::Duration::from_secs(5), "{:?}", asked.elapsed());
     for replica in &centre.replicas {
         eventually("denied in handshakes", || {
             let list = replica.revocations.load();
@@ -323,7 +326,7 @@ async fn a_reconnect_is_a_difference() {
 
 #[tokio::test]
 async fn a_silent_agent_is_given_up() {
-    let centre = Centre::start(1).await;
+    let centre = Centre::with_heartbeat(HEARTBEAT).await;
     let mut agent = centre.connected("west").await;
     assert_eq!(agent.end().await, End::Silent);
     eventually("not connected", || {
@@ -332,5 +335,19 @@ async fn a_silent_agent_is_given_up() {
     })
     .await;
     assert!(centre.keys("session/").await.is_empty());
+    centre.stop().await;
+}
+
+/// As after a pause of its virtual machine: the time is over, and the words are not read yet.
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_the_centre_gives_nobody_up() {
+    let centre = Centre::with_heartbeat(HEARTBEAT).await;
+    let mut west = centre.connected("west").await;
+    tokio::time::advance(HEARTBEAT * 5).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    west.send(Up::Heartbeat { at: jiff::Timestamp::now(), seq: 77 }).await;
+    west.until("its answer", |down| matches!(down, Down::HeartbeatAck { seq: 77, .. })).await;
     centre.stop().await;
 }

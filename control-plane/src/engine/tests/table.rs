@@ -522,7 +522,7 @@ fn a_question_that_cannot_be_read_ends_the_run_and_leaves_with_it() {
     world.revision += 1;
     // Something stands there, whatever it is.
     world.objects.insert(key.clone(), (Object::HaltsRevision, world.revision));
-    world.feed(Event::Unreadable(key.clone(), world.revision));
+    world.feed(Event::Unreadable(key.clone()));
     world.run(&["west"]);
     denied(&world, proto::plan::refusal::CLUSTER_UNAVAILABLE);
     assert!(world.summary().message.contains("cannot be read"), "{:?}", world.summary());
@@ -538,7 +538,7 @@ fn a_start_that_cannot_be_read_any_more_is_unknown_and_not_nothing() {
     let key = ObjectKey::Desired(cluster("west"), run_id());
     world.revision += 1;
     world.objects.insert(key.clone(), (Object::HaltsRevision, world.revision));
-    world.feed(Event::Unreadable(key, world.revision));
+    world.feed(Event::Unreadable(key));
     world.stop();
     assert_eq!(world.summary().residue, Residue::Unknown, "{:?}", world.summary());
     assert!(!world.summary().message.contains("before anything started"), "{:?}", world.summary());

@@ -150,9 +150,9 @@ impl Lab {
             },
         );
         let path = codec::path(&session.key()).expect("a key");
-        let txn = Txn::new().put(path, codec::encode(&session).expect("a value"));
+        let txn = Txn::new().put(&path, codec::encode(&session).expect("a value"));
         let revision = self.store.txn(txn).await.and_then(Outcome::committed).expect("stored");
-        self.centre.inner.cache.seen(revision).await;
+        self.centre.inner.cache.seen(revision, &[path]).await;
         id
     }
 

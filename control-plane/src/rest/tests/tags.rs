@@ -73,10 +73,10 @@ async fn tag(lab: &Lab, path: &str) -> String {
 }
 
 async fn put(lab: &Lab, object: &Object) {
-    let txn =
-        Txn::new().put(codec::path(&object.key()).expect("a key"), codec::encode(object).expect("a value"));
+    let path = codec::path(&object.key()).expect("a key");
+    let txn = Txn::new().put(&path, codec::encode(object).expect("a value"));
     let revision = lab.store.txn(txn).await.and_then(Outcome::committed).expect("stored");
-    lab.centre.inner.cache.seen(revision).await;
+    lab.centre.inner.cache.seen(revision, &[path]).await;
 }
 
 #[tokio::test]
