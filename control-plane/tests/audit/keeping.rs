@@ -12,8 +12,12 @@ use proto::rest::AuditRecord;
 
 use crate::fixture::{World, eventually};
 
+/// At noon: what is counted by days does not depend on when the tests run.
 fn world() -> World {
-    World::new(Arc::new(MemoryStore::new()))
+    let world = World::new(Arc::new(MemoryStore::new()));
+    let of_day = world.clock.now().as_second().rem_euclid(24 * 3600);
+    world.clock.advance(SignedDuration::from_secs(36 * 3600 - of_day));
+    world
 }
 
 const MONTH: SignedDuration = SignedDuration::from_hours(31 * 24);

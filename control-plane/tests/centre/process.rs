@@ -51,7 +51,6 @@ fn config(dir: &tempfile::TempDir, front: &Throwaway) -> Config {
     let mut config = Config::new(store, kek, file("token", TOKEN));
     let any = "127.0.0.1:0".parse().unwrap();
     (config.rest_addr, config.link_addr, config.enrol_addr, config.health_addr) = (any, any, any, any);
-    config.heartbeat = Duration::from_millis(200);
     let day = Duration::from_hours(24);
     let own = front.authority.issue_server(&["127.0.0.1"], None, jiff::Timestamp::now(), day).unwrap();
     config.rest_tls = Some((file("rest.crt", &own.chain_pem), file("rest.key", &own.key_pem)));
@@ -73,7 +72,8 @@ impl Process {
 
     async fn end(mut self) -> tempfile::TempDir {
         self.shutdown.cancel();
-        let ended = tokio::time::timeout(PATIENCE, self.tasks.join_next()).await.unwrap();
+        // Longer than the bounds that it has itself: when those are over, it says of what.
+        let ended = tokio::time::timeout(PATIENCE * 2, self.tasks.join_next()).await.unwrap();
         ended.unwrap().unwrap().unwrap();
         self.dir
     }
@@ -195,12 +195,10 @@ async fn a_cluster_enrols_once_links_and_is_revoked() {
     let Some(Down::Renewed { chain_pem, .. }) = renewed else { panic!("{renewed:?}") };
     let renewed = Credential { chain_pem, key_pem: renewal.to_pem() };
 
-    let asked = std::time::Instant::now();
     process.post("/v1/clusters/west/revoke", &json!({})).await;
     let away = link.until(|down| matches!(down, Down::GoAway { .. })).await;
     assert!(matches!(&away, Some(Down::GoAway { reason, .. }) if reason == "Revoked"), "{away:?}");
     assert_eq!(link.until(|_| true).await, None, "the stream is closed");
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
     assert!(process.link(&renewed, &reply.bundle_pem).await.is_err(), "the next handshake fails");
     process.end().await;
 }

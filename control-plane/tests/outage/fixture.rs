@@ -122,6 +122,13 @@ impl Cell {
         .await;
     }
 
+    /// Waits until every replica has found that etcd answers, or that it does not.
+    pub(crate) async fn store_up(&self, up: bool) {
+        for replica in &self.replicas {
+            self.metric(&replica.health, &format!("faultline_store_up {}", u8::from(up))).await;
+        }
+    }
+
     pub(crate) async fn store(&self) -> EtcdStore {
         EtcdStore::connect(EtcdConfig::new(vec![self.etcd.endpoint()])).await.unwrap()
     }
@@ -148,12 +155,6 @@ impl Cell {
         let status = answer.status();
         let bytes = answer.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&bytes).unwrap_or_default())
-    }
-
-    pub(crate) async fn get(&self, at: usize, path: &str) -> Value {
-        let (status, body) = self.call(at, Method::GET, path, &Value::Null).await;
-        assert_eq!(status, StatusCode::OK, "{path}: {body}");
-        body
     }
 
     async fn done(&self, method: Method, path: &str, body: &Value) -> Value {
@@ -226,11 +227,12 @@ impl Cell {
         .await
     }
 
-    /// Every audit record with this action.
-    pub(crate) async fn audited(&self, at: usize, action: &str) -> Vec<Value> {
-        let page = self.get(at, "/v1/audit?limit=500").await;
-        let items = page["items"].as_array().unwrap();
-        items.iter().filter(|record| record["action"] == action).cloned().collect()
+    /// Every audit record with this action, unless the store does not answer now.
+    pub(crate) async fn audited(&self, at: usize, action: &str) -> Result<Vec<Value>, String> {
+        let (status, page) = self.call(at, Method::GET, "/v1/audit?limit=500", &Value::Null).await;
+        let items = page["items"].as_array().filter(|_| status == StatusCode::OK);
+        let items = items.ok_or_else(|| format!("{status} {page}"))?;
+        Ok(items.iter().filter(|record| record["action"] == action).cloned().collect())
     }
 }
 

@@ -39,9 +39,10 @@ async fn a_restored_older_etcd_un_stops_nothing() {
     // The copy knows of a run that runs, and of nothing else.
     let old = tempfile::tempdir().unwrap();
     cell.etcd.kill();
+    cell.store_up(false).await;
     copy(&cell.etcd.data(), old.path());
-    cell.etcd.restart();
-    cell.until(0, &path, "etcd is back", |_| true).await;
+    cell.etcd.restart().await;
+    cell.store_up(true).await;
     let (status, body) = cell.call(0, Method::POST, &format!("{path}/stop"), &json!({})).await;
     assert!(status.is_success(), "{body}");
     let stop = west.desired(Intent::Stop).await;
@@ -57,9 +58,9 @@ async fn a_restored_older_etcd_un_stops_nothing() {
     cell.etcd.kill();
     cell.etcd.wipe();
     copy(old.path(), &cell.etcd.data());
-    cell.etcd.restart();
+    cell.etcd.restart().await;
     cell.add_replica().await;
-    let view = cell.until(0, &path, "the old world", |_| true).await;
+    let view = cell.until(0, &path, "the old world", |view| !view["clusters"][0].is_null()).await;
     assert_eq!(view["clusters"][0]["intent"], "Start", "{view:#}");
     assert!(view["record"]["stop"].is_null(), "{view:#}");
 
@@ -87,7 +88,7 @@ async fn a_restored_older_etcd_un_stops_nothing() {
     assert!(matches!(adopted.scope, HaltScope::Cluster { .. }), "{adopted:?}");
     for action in ["run.stop.adopt", "halt.adopt"] {
         super::fixture::eventually(action, async || {
-            let records = cell.audited(0, action).await;
+            let records = cell.audited(0, action).await?;
             if records.len() == 1 { Ok(()) } else { Err(format!("{records:?}")) }
         })
         .await;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use control_plane::store::etcd::{EtcdConfig, EtcdStore, EtcdTls};
 use control_plane::store::lease::KeptLease;
 use control_plane::store::{Error, FollowConfig, PageRequest, Store, Txn, WatchItem, follow};
-use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tokio::time::Instant;
 
@@ -47,7 +46,7 @@ async fn a_mirror_survives_the_death_of_etcd() {
             let done = storm(&*store, round, 30).await;
             server.kill();
             assert!(store.get("s/x").await.unwrap_err().retryable());
-            server.restart();
+            server.restart().await;
             let last = put_at_last(&*store, &format!("s/back/{round}")).await;
             (puts, deletes) = (puts + done.0 + 1, deletes + done.1);
             replay.until(&mut mirror, last).await;
@@ -78,7 +77,7 @@ async fn a_silent_etcd_is_noticed_within_the_keepalive() {
         let config = EtcdConfig::new(vec![]);
         let from = put(&*store, "k", "1").await + 1;
         let mut watch = store.watch("k", from).await.unwrap();
-        server.signal(Signal::SIGSTOP);
+        server.freeze();
         let stopped = Instant::now();
         let error = store.get("k").await.unwrap_err();
         assert!(error.retryable(), "{error:?}");
@@ -91,7 +90,7 @@ async fn a_silent_etcd_is_noticed_within_the_keepalive() {
         let bound = config.keepalive_interval + config.keepalive_timeout + Duration::from_secs(15);
         assert!(stopped.elapsed() < bound, "noticed after {:?}", stopped.elapsed());
         assert!(error.retryable(), "{error:?}");
-        server.signal(Signal::SIGCONT);
+        server.thaw();
         put_at_last(&*store, "k").await;
         let mut watch = store.watch("k", from).await.unwrap();
         assert!(!events(&mut watch, 1).await.is_empty());
@@ -107,12 +106,12 @@ async fn a_lease_is_lost_when_etcd_is_silent_for_its_life() {
         };
         let store = connect(&server).await;
         let lease = KeptLease::grant(store.clone(), Duration::from_secs(2)).await.unwrap();
-        server.signal(Signal::SIGSTOP);
+        server.freeze();
         let stopped = Instant::now();
         lease.lost().cancelled().await;
         // Never believed in for longer than it may have lived.
         assert!(stopped.elapsed() < Duration::from_secs(8), "{:?}", stopped.elapsed());
-        server.signal(Signal::SIGCONT);
+        server.thaw();
     })
     .await;
 }
@@ -133,7 +132,7 @@ async fn a_store_gone_back_in_time_stops_the_mirror() {
         replay.until(&mut mirror, last).await;
         server.kill();
         server.wipe();
-        server.restart();
+        server.restart().await;
         let error = loop {
             match mirror.next().await {
                 Ok(change) => replay.take(change),

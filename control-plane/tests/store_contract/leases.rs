@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use control_plane::store::election::campaign;
 use control_plane::store::lease::KeptLease;
-use control_plane::store::{Error, LeaseId, Txn};
+use control_plane::store::{Error, LeaseId, PageRequest, Txn};
 
 use crate::fixture::{Fixture, commit, delete, events, put, value};
 
@@ -20,7 +20,9 @@ pub(crate) async fn an_expired_lease_deletes_its_keys_and_the_watch_sees_it(f: F
     assert!(lease.ttl >= TTL);
     let leased = Txn::new().put_leased("l/a", "1", lease.id).put_leased("l/b", "2", lease.id).put("l/c", "3");
     let revision = commit(&*f.store, leased).await;
-    assert_eq!(f.store.get("l/a").await.unwrap().unwrap().lease, Some(lease.id));
+    // As it stood then: on a busy machine its life may be over already.
+    let then = PageRequest { revision: Some(revision), ..PageRequest::first(1) };
+    assert_eq!(f.store.list("l/a", then).await.unwrap().entries[0].lease, Some(lease.id));
     let mut watch = f.other.watch("l/", revision + 1).await.unwrap();
     let mut seen = events(&mut watch, 2).await;
     seen.sort();
@@ -32,11 +34,11 @@ pub(crate) async fn an_expired_lease_deletes_its_keys_and_the_watch_sees_it(f: F
 
 pub(crate) async fn a_kept_lease_lives_and_a_revoked_one_dies(f: Fixture) {
     let kept = KeptLease::grant(f.store.clone(), KEPT_TTL).await.unwrap();
-    let witness = f.store.lease_grant(TTL).await.unwrap();
     let revision = commit(&*f.store, Txn::new().put_leased("k", "1", kept.id())).await;
     assert!(f.store.lease_keep_alive(kept.id()).await.unwrap() >= TTL);
     // Two whole lives of a lease that nobody keeps alive: the kept one outlives them.
     let mut watch = f.other.watch("w", revision + 1).await.unwrap();
+    let witness = f.store.lease_grant(TTL).await.unwrap();
     commit(&*f.store, Txn::new().put_leased("w1", "1", witness.id)).await;
     events(&mut watch, 2).await;
     let witness = f.store.lease_grant(TTL).await.unwrap();
@@ -53,7 +55,7 @@ pub(crate) async fn a_kept_lease_lives_and_a_revoked_one_dies(f: Fixture) {
 }
 
 pub(crate) async fn a_put_without_lease_detaches(f: Fixture) {
-    let lease = f.store.lease_grant(TTL).await.unwrap();
+    let lease = f.store.lease_grant(TTL * 30).await.unwrap();
     let other = f.store.lease_grant(TTL * 30).await.unwrap();
     for key in ["kept", "moved", "dies"] {
         commit(&*f.store, Txn::new().put_leased(key, "1", lease.id)).await;

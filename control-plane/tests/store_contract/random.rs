@@ -125,19 +125,19 @@ proptest! {
 /// Few and long sequences, as each needs an etcd of its own; fixed, so that a failure comes again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_and_etcd_answer_alike() {
-    bounded(async {
-        let mut runner = TestRunner::deterministic();
-        for _ in 0..3 {
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..3 {
+        let steps = prop::collection::vec(step(), 300).new_tree(&mut runner).unwrap().current();
+        bounded(async {
             let Some(fixture) = Fixture::etcd().await else {
                 return;
             };
-            let steps = prop::collection::vec(step(), 300).new_tree(&mut runner).unwrap().current();
             let memory = transcript(&MemoryStore::new(), &steps).await;
             let etcd = transcript(&*fixture.store, &steps).await;
             for (memory, etcd) in memory.iter().zip(&etcd) {
                 assert_eq!(memory, etcd);
             }
-        }
-    })
-    .await;
+        })
+        .await;
+    }
 }

@@ -4,11 +4,18 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use control_plane::store::Store;
+use control_plane::store::etcd::{EtcdConfig, EtcdStore, EtcdTls};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+/// Below those that the kernel gives to whoever asks for any: nobody gets one of these by chance, also not while
+/// an etcd is away.
+const PORTS: std::ops::Range<u32> = 20_000..32_000;
 const UP_BOUND: Duration = Duration::from_secs(20);
 
 /// PEM files for an etcd that speaks TLS only and asks for client certificates.
@@ -22,14 +29,21 @@ pub(crate) struct EtcdServer {
     child: Child,
     client_port: u16,
     peer_port: u16,
-    tls: bool,
+    tls: Option<ServerTls>,
     dir: tempfile::TempDir,
 }
 
-fn free_ports() -> (u16, u16) {
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let ports = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());
-    (ports[0], ports[1])
+/// One that is free now and that no other test of this process gets; other processes begin elsewhere.
+fn free_port() -> u16 {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(101);
+    loop {
+        let nth = begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(PORTS.start + nth % (PORTS.end - PORTS.start)).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn spawn(dir: &Path, client_port: u16, peer_port: u16, tls: bool) -> Child {
@@ -85,51 +99,63 @@ impl EtcdServer {
                 std::fs::write(dir.path().join(file), pem).unwrap();
             }
         }
-        let tls = tls.is_some();
-        let (client_port, peer_port) = free_ports();
-        let child = spawn(dir.path(), client_port, peer_port, tls);
+        let (client_port, peer_port) = (free_port(), free_port());
+        let child = spawn(dir.path(), client_port, peer_port, tls.is_some());
         let mut server = Self { child, client_port, peer_port, tls, dir };
-        // Between finding a port free and using it, somebody else may take it: find others.
-        for _ in 0..5 {
-            if server.is_up().await {
-                return Some(server);
-            }
-            (server.client_port, server.peer_port) = free_ports();
-            server.restart();
-        }
-        panic!("etcd does not start: {}", server.log());
+        server.up().await;
+        Some(server)
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        let scheme = if self.tls { "https" } else { "http" };
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}", self.client_port)
     }
 
-    /// Waits until it accepts connections; `false` when it has exited.
-    async fn is_up(&mut self) -> bool {
-        let port = self.client_port;
-        let accepts = async {
+    /// Waits until it answers: it takes connections before it can.
+    async fn up(&mut self) {
+        // Its own certificate is one for clients, too.
+        let tls = self.tls.as_ref().map(|tls| EtcdTls {
+            ca_pem: tls.authority.clone().into_bytes(),
+            identity_pem: Some((tls.certificate.clone().into_bytes(), tls.key.clone().into_bytes())),
+            server_name: None,
+        });
+        let store = EtcdStore::connect(EtcdConfig { tls, ..EtcdConfig::new(vec![self.endpoint()]) });
+        let store = store.await.unwrap();
+        let answers = async {
             let mut tick = tokio::time::interval(Duration::from_millis(20));
             loop {
                 tick.tick().await;
-                if self.child.try_wait().unwrap().is_some() {
-                    return false;
+                let answer = store.health().await;
+                if let Some(ended) = self.child.try_wait().unwrap() {
+                    return Err(ended);
                 }
-                if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                    return true;
+                if answer.is_ok() {
+                    return Ok(());
                 }
             }
         };
-        let up = tokio::time::timeout(UP_BOUND, accepts).await;
-        up.unwrap_or_else(|_| panic!("etcd is not up after {UP_BOUND:?}: {}", self.log()))
+        let up = tokio::time::timeout(UP_BOUND, answers).await;
+        assert!(matches!(up, Ok(Ok(()))), "etcd is not up after {UP_BOUND:?}: {up:?}: {}", self.log());
     }
 
     fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    /// Makes it silent: returns when the last of its threads has stopped.
+    pub(crate) fn freeze(&self) {
+        kill(self.pid(), Signal::SIGSTOP).unwrap();
+        let stopped = waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        kill(self.pid(), Signal::SIGCONT).unwrap();
     }
 
     /// SIGKILL, and waits for the end.
@@ -147,10 +173,11 @@ impl EtcdServer {
         self.dir.path().join("data")
     }
 
-    /// Starts it again on the same ports and data.
-    pub(crate) fn restart(&mut self) {
+    /// Starts it again on the same ports and data; returns when it answers.
+    pub(crate) async fn restart(&mut self) {
         self.kill();
-        self.child = spawn(self.dir.path(), self.client_port, self.peer_port, self.tls);
+        self.child = spawn(self.dir.path(), self.client_port, self.peer_port, self.tls.is_some());
+        self.up().await;
     }
 }
 
