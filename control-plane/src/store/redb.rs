@@ -56,17 +56,9 @@ impl RedbStore {
     /// # Errors
     /// [`Error::Locked`] when another process has it open, [`Error::Disk`], [`Error::Corrupt`].
     pub async fn open(path: impl AsRef<Path>, limits: Limits) -> Result<Self, Error> {
-        let give_up = Instant::now() + LOCK_WAIT;
-        let (file, contents) = loop {
-            let path = path.as_ref().to_owned();
-            let opened = tokio::task::spawn_blocking(move || File::open(path)).await;
-            match opened.map_err(|error| disk("open", error))? {
-                Err(Error::Locked { .. }) if Instant::now() < give_up => {
-                    tokio::time::sleep(LOCK_POLL).await;
-                }
-                opened => break opened?,
-            }
-        };
+        let path = path.as_ref().to_owned();
+        let opened = tokio::task::spawn_blocking(move || File::open_patiently(&path)).await;
+        let (file, contents) = opened.map_err(|error| disk("open", error))??;
         let mut mvcc = Mvcc::restored(contents.revision, contents.entries);
         let now = Instant::now();
         for (id, ttl) in contents.leases {
@@ -88,7 +80,7 @@ pub struct Copied {
 }
 
 /// Copies a store's file that no process has open, and reads the copy back. `to` is there whole or not at all; what
-/// was there before is replaced. Blocks.
+/// was there before is replaced. Blocks; waits a little for a process that is just ending.
 ///
 /// # Errors
 /// [`Error::Locked`] when a process has the file open, [`Error::Disk`], [`Error::Corrupt`].
@@ -114,7 +106,7 @@ fn copy_to(from: &Path, to: &Path) -> Result<Copied, Error> {
         )));
     }
     // Held open: nobody writes while it is copied.
-    let (source, _) = File::open(from.to_owned())?;
+    let (source, _) = File::open_patiently(from)?;
     std::fs::copy(from, to).map_err(failed)?;
     drop(source);
     let (copy, contents) = File::open(to.to_owned())?;
@@ -128,6 +120,19 @@ fn disk(operation: &'static str, source: impl Into<Box<dyn std::error::Error + S
 }
 
 impl File {
+    /// Waits a little for whoever has it open, and is just ending, to let go of it.
+    fn open_patiently(path: &Path) -> Result<(Self, Contents), Error> {
+        let give_up = std::time::Instant::now() + LOCK_WAIT;
+        loop {
+            match Self::open(path.to_owned()) {
+                Err(Error::Locked { .. }) if std::time::Instant::now() < give_up => {
+                    std::thread::sleep(LOCK_POLL);
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     fn open(path: PathBuf) -> Result<(Self, Contents), Error> {
         let database = Database::create(&path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
@@ -269,5 +274,24 @@ impl Store for RedbStore {
 
     async fn health(&self) -> Result<Health, Error> {
         Ok(self.local.health())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_waits_for_the_one_that_is_just_ending() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let (from, to) = (folder.path().join("store"), folder.path().join("copy"));
+        let held = File::open(from.clone()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(LOCK_POLL);
+                drop(held);
+            });
+            assert_eq!(copy(&from, &to).unwrap(), Copied { revision: 1, keys: 0 });
+        });
     }
 }
