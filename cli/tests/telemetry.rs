@@ -49,8 +49,12 @@ async fn one_trace_leads_from_the_request_to_the_undo() {
         return;
     }
     let mut world = World::start("request").await;
-    let id = world.run("2s", "first", &format!("00-{TRACE}-{CALLER}-01")).await;
+    // Long, and stopped once it is seen: a fault that ended by itself could end before it is made.
+    let id = world.run("5m", "first", &format!("00-{TRACE}-{CALLER}-01")).await;
     let receiver = &world.receiver;
+    let inject = span(receiver, TRACE, NODE, "inject").await;
+    world.ok(&["stop", &id]).await;
+    assert_eq!(world.outcome(&id).await, "Aborted");
 
     let request = span(receiver, TRACE, "control_plane", "POST /v1/runs").await;
     assert_eq!((request.parent.as_str(), request.service.as_str()), (CALLER, "faultline-control-plane"));
@@ -62,7 +66,6 @@ async fn one_trace_leads_from_the_request_to_the_undo() {
         assert_eq!(way_up(receiver, &decided, CALLER), [decision, "POST /v1/runs"]);
         assert_eq!(decided.attribute("faultline.run"), id);
     }
-    let inject = span(receiver, TRACE, NODE, "inject").await;
     assert_eq!(inject.service, "faultline-host");
     assert_eq!(way_up(receiver, &inject, CALLER), ["inject", "send inject", "POST /v1/runs"]);
     for (key, value) in [
@@ -88,7 +91,7 @@ async fn one_trace_leads_from_the_request_to_the_undo() {
 
     // Killed while the fault is on: what the daemon started anew undoes belongs to the trace of whoever asked.
     let other = TRACE.replace('4', "5");
-    world.run_in_background("5m", "second", &format!("00-{other}-{CALLER}-01"));
+    world.run("5m", "second", &format!("00-{other}-{CALLER}-01")).await;
     let inject = span(&world.receiver, &other, NODE, "inject").await;
     assert!(world.is_frozen());
     world.restart_host().await;
@@ -106,7 +109,8 @@ async fn one_trace_leads_from_an_authored_run_to_the_undo() {
         return;
     }
     let world = World::start("authored").await;
-    world.author("1s", "third");
+    // Ends by itself, long after it can be made on a busy machine.
+    world.author("20s", "third");
     let receiver = &world.receiver;
     let authored = receiver.first("authored", |seen| seen.name == "authored").await;
     assert_eq!(authored.parent, "", "the root, begun by the agent");
@@ -115,6 +119,7 @@ async fn one_trace_leads_from_an_authored_run_to_the_undo() {
     assert_eq!(way_up(receiver, &dispatch, ""), ["run.dispatch", "authored"]);
     let undo = span(receiver, &authored.trace, NODE, "undo").await;
     assert_eq!(way_up(receiver, &undo, ""), ["undo", "send inject", "authored"]);
+    assert_eq!(world.outcome(dispatch.attribute("faultline.run")).await, "Completed");
     world.end().await;
 }
 
@@ -127,7 +132,7 @@ async fn one_trace_leads_through_a_node_daemon_of_its_own_and_its_restart() {
         return;
     }
     let mut world = World::start_apart("apart").await;
-    world.run("1s", "first", &format!("00-{TRACE}-{CALLER}-01")).await;
+    let id = world.run("5m", "first", &format!("00-{TRACE}-{CALLER}-01")).await;
     let receiver = &world.receiver;
     let way = ["send inject", "POST /v1/runs"];
     let sent = span(receiver, TRACE, AGENT, "send inject").await;
@@ -135,6 +140,8 @@ async fn one_trace_leads_through_a_node_daemon_of_its_own_and_its_restart() {
     let request = span(receiver, TRACE, "control_plane", "POST /v1/runs").await;
     assert_eq!((request.service.as_str(), request.parent.as_str()), ("faultline-control-plane", CALLER));
     let inject = span(receiver, TRACE, NODE, "inject").await;
+    world.ok(&["stop", &id]).await;
+    assert_eq!(world.outcome(&id).await, "Aborted");
     let undo = span(receiver, TRACE, NODE, "undo").await;
     for (seen, name) in [(&inject, "inject"), (&undo, "undo")] {
         assert_eq!(seen.service, "faultline-node");
@@ -143,7 +150,7 @@ async fn one_trace_leads_through_a_node_daemon_of_its_own_and_its_restart() {
     assert!(request.began <= sent.began && sent.began <= inject.began && inject.ended <= undo.began);
 
     let other = TRACE.replace('4', "6");
-    world.run_in_background("5m", "second", &format!("00-{other}-{CALLER}-01"));
+    world.run("5m", "second", &format!("00-{other}-{CALLER}-01")).await;
     let inject = span(&world.receiver, &other, NODE, "inject").await;
     span(&world.receiver, &other, AGENT, "send inject").await;
     assert!(world.is_frozen());
@@ -179,12 +186,12 @@ async fn an_https_endpoint_is_trusted_by_its_own_authority_alone() {
     trusted.ok(&["get", "runs"]).await;
     let seen = trusted.receiver.first("GET /v1/runs", |seen| seen.name == "GET /v1/runs").await;
     assert_eq!(seen.parent, "", "nobody named a trace");
-    trusted.ends_within_secs(20).await;
+    trusted.centre_ends().await;
 
     let mut other = World::over_tls("other", false).await;
     other.ok(&["get", "runs"]).await;
     // The flush at the end is the last try.
-    other.ends_within_secs(20).await;
+    other.centre_ends().await;
     assert!(other.receiver.all().is_empty());
     assert!(other.logs().contains("spans could not be sent"), "{}", other.logs());
 }
@@ -196,8 +203,9 @@ async fn an_endpoint_where_nobody_answers_costs_nothing() {
     for _ in 0..20 {
         nowhere.ok(&["get", "runs"]).await;
     }
-    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
-    nowhere.ends_within_secs(20).await;
+    // Less than the exporter's patience, 10 s, for each of them.
+    assert!(begun.elapsed().as_secs() < 150, "{:?}", begun.elapsed());
+    nowhere.centre_ends().await;
 }
 
 /// What each role shows to a scraper that asks for nothing.
@@ -230,7 +238,7 @@ async fn promtool_accepts_the_metrics_of_every_role() {
         let complaints = String::from_utf8_lossy(&said.stderr) + String::from_utf8_lossy(&said.stdout);
         assert!(said.status.success() && complaints.trim().is_empty(), "{role}: {complaints}");
     }
-    world.ends_within_secs(20).await;
+    world.centre_ends().await;
 }
 
 /// The alerts that the guide recommends are rules that can be loaded, over metrics that there are.
@@ -313,7 +321,7 @@ async fn the_list_of_metrics_is_current() {
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(committed == page, "docs/metrics.md has drifted: run `make generate`");
-    world.ends_within_secs(20).await;
+    world.centre_ends().await;
 }
 
 /// A line of the table for each metric, in order.

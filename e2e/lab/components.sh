@@ -25,6 +25,17 @@ trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 
 say() { echo "components: $*" >&2; }
 
+# What downloads may fail once; what was downloaded is kept.
+persistently() {
+  local try
+  for try in 1 2 3; do
+    "$@" && return
+    say "attempt $try of $1 $2 failed"
+    sleep $((try * 5))
+  done
+  return 1
+}
+
 # A module of our own with nothing but a go.mod: the staging modules are
 # replaced by their published twins (k8s.io/X v0.N.M of the same release).
 kubernetes() {
@@ -35,7 +46,7 @@ kubernetes() {
   local dir="$work/kubernetes" staging="v0.${KUBERNETES_VERSION#v1.}" upstream
   mkdir -p "$dir"
   cd "$dir"
-  upstream="$(go mod download -json "k8s.io/kubernetes@$KUBERNETES_VERSION" | sed -n 's/^\t"GoMod": "\(.*\)",$/\1/p')"
+  upstream="$(persistently go mod download -json "k8s.io/kubernetes@$KUBERNETES_VERSION" | sed -n 's/^\t"GoMod": "\(.*\)",$/\1/p')"
   {
     echo "module faultline.dev/lab/kubernetes"
     echo "go $(sed -n 's/^go //p' "$upstream")"
@@ -44,11 +55,11 @@ kubernetes() {
     sed -n "s|^[[:space:]]*\(k8s.io/[a-z0-9.-]*\) => ./staging/.*|replace \1 => \1 $staging|p" "$upstream"
     for name in "${names[@]}"; do echo "tool k8s.io/kubernetes/cmd/$name"; done
   } > go.mod
-  go mod tidy 2> tidy.log || { cat tidy.log >&2; return 1; }
+  persistently go mod tidy 2> tidy.log || { cat tidy.log >&2; return 1; }
   local v="k8s.io/component-base/version" targets=()
   for name in "${names[@]}"; do targets+=("k8s.io/kubernetes/cmd/$name"); done
   mkdir -p bin
-  go build -trimpath -o bin/ -ldflags "-s -w -X $v.gitVersion=$KUBERNETES_VERSION -X $v.gitMajor=1 -X $v.gitMinor=$(echo "$KUBERNETES_VERSION" | cut -d. -f2)" "${targets[@]}"
+  persistently go build -trimpath -o bin/ -ldflags "-s -w -X $v.gitVersion=$KUBERNETES_VERSION -X $v.gitMajor=1 -X $v.gitMinor=$(echo "$KUBERNETES_VERSION" | cut -d. -f2)" "${targets[@]}"
   for name in "${names[@]}"; do install -m 0755 "bin/$name" "$out/$name"; done
 }
 
@@ -56,7 +67,7 @@ kubernetes() {
 tool() { # name, package, version
   [ -x "$out/$1" ] && return
   say "$1 $3: building"
-  GOFLAGS="${GOFLAGS/-mod=mod/}" GOBIN="$work/bin" go install -trimpath -ldflags "-s -w" "$2@$3"
+  GOFLAGS="${GOFLAGS/-mod=mod/}" GOBIN="$work/bin" persistently go install -trimpath -ldflags "-s -w" "$2@$3"
   install -m 0755 "$work/bin/$(basename "$2")" "$out/$1"
 }
 

@@ -109,10 +109,14 @@ fn the_agent_may_only_this(server: &Apiserver) -> Result<()> {
         ("get", "secrets/faultline-agent-identity", "--namespace=faultline", "yes"),
         ("get", "secrets/faultline-admin-token", "--namespace=faultline", "no"),
     ] {
-        // Its exit code is 1 for "no".
-        let said = server.kubectl_output(&[&agent[..], &[verb, resource, scope]].concat(), "")?.stdout;
-        let said = String::from_utf8(said)?;
-        assert_eq!(said.trim(), answer, "{verb} {resource} {scope}");
+        // An apiserver hears of a Role a little after whoever made it.
+        wait::wait_for(&format!("{verb} {resource} {scope}"), SHORT, || {
+            // Its exit code is 1 for "no".
+            let said = server.kubectl_output(&[&agent[..], &[verb, resource, scope]].concat(), "")?.stdout;
+            let said = String::from_utf8(said)?;
+            ensure!(said.trim() == answer, "it says {said}");
+            Ok(())
+        })?;
     }
     Ok(())
 }
@@ -179,6 +183,11 @@ fn what_is_restricted_admits_all_but_the_daemon(server: &Apiserver) -> Result<()
         let label = format!("pod-security.kubernetes.io/enforce={level}");
         server.kubectl(&["label", "namespace", name, &label])?;
     }
+    let bare = "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: tight}, spec: {containers: [{name: a, image: x}]}}";
+    let dry = ["create", "--dry-run=server", "-f", "-"];
+    wait::wait_for("the level to count", SHORT, || {
+        refused(server.kubectl_with(&dry, bare), "violates PodSecurity \"restricted")
+    })?;
     let mut pods = 0;
     for name in ["member", "control-plane"] {
         let rendered = server.helm(&["template", "x", &chart(name), "--kube-version", "1.34.0"])?;
@@ -191,12 +200,7 @@ fn what_is_restricted_admits_all_but_the_daemon(server: &Apiserver) -> Result<()
                 serde_json::json!({ "apiVersion": "v1", "kind": "Pod", "spec": spec,
                     "metadata": { "name": "p", "namespace": namespace } })
             };
-            let create = |namespace: &str| {
-                server.kubectl_with(
-                    &["create", "--dry-run=server", "-f", "-"],
-                    &manifest(namespace).to_string(),
-                )
-            };
+            let create = |namespace: &str| server.kubectl_with(&dry, &manifest(namespace).to_string());
             if workload["kind"] == "DaemonSet" {
                 refused(create("tight"), "violates PodSecurity \"restricted")?;
             } else {
@@ -299,6 +303,9 @@ fn the_agent_touches_no_pod_but_as_agreed(server: &Apiserver) -> Result<()> {
     ])?;
     let delete = |namespace: &str, name: &str| agent(&["delete", "-n", namespace, name, "--wait=false"]);
     wait::wait_for("the wider Role", SHORT, || delete("shop", "pod/a-target"))?;
+    // Where the apiserver has not heard of that Role it refuses for want of a right.
+    let dry = ["delete", "--dry-run=server", "-n", "kube-system", "pod/dns"];
+    wait::wait_for("the wider Role elsewhere", SHORT, || refused(agent(&dry), "are protected"))?;
     refused(delete("kube-system", "pod/dns"), "are protected")?;
     refused(delete("faultline", "pod/a-daemon"), "are protected")
 }

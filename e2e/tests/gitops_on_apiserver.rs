@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::lab::wait;
 use serde_json::Value;
 
-use self::server::{Apiserver, chart, free_ports, succeeded};
+use self::server::{Apiserver, chart, succeeded};
 
 const LONG: Duration = Duration::from_mins(2);
 const CEILING: &str = r#"ceiling={"from":[{"clusters":{"names":["c1"]},"namespaces":["shop"]}],"namespaces":["shop"],"kinds":["pod.kill"],"maxTargets":5}"#;
@@ -46,7 +46,6 @@ struct Whole {
 
 impl Whole {
     fn start(mut api: Apiserver, binary: PathBuf) -> Result<Self> {
-        let [rest, link, enrol, health] = free_ports()?;
         let file = |name: &str, text: &str| -> Result<String> {
             let path = api.folder.join(name);
             fs::write(&path, text)?;
@@ -56,16 +55,18 @@ impl Whole {
             (file("kek", "0123456789abcdef0123456789abcdef")?, file("admin", "admin-token-of-this-test")?);
         let data = api.folder.join("centre").display().to_string();
         fs::create_dir_all(&data)?;
-        let local = |port: u16| format!("127.0.0.1:{port}");
+        let home = api.home.clone();
+        let local = |port: u16| format!("{home}:{port}");
+        let [rest, link, enrol, health] = [17443, 17444, 17445, 17446].map(local);
         let flags = [
             ("--data-dir", data),
-            ("--rest-addr", local(rest)),
-            ("--link-addr", local(link)),
-            ("--enrol-addr", local(enrol)),
-            ("--health-addr", local(health)),
-            ("--advertise", "127.0.0.1".to_owned()),
-            ("--link-advertise", local(link)),
-            ("--enrol-advertise", local(enrol)),
+            ("--rest-addr", rest.clone()),
+            ("--link-addr", link.clone()),
+            ("--enrol-addr", enrol.clone()),
+            ("--health-addr", health),
+            ("--advertise", home.clone()),
+            ("--link-advertise", link),
+            ("--enrol-advertise", enrol),
             ("--kek-file", kek),
             ("--admin-token-file", admin.clone()),
         ];
@@ -79,7 +80,7 @@ impl Whole {
             Ok(pin.to_owned())
         })?;
         let mut whole = Self { api, binary };
-        let server = format!("https://127.0.0.1:{rest}");
+        let server = format!("https://{rest}");
         let login = ["login", &server, "--name", "it", "--pin", &pin, "--token-file", &admin];
         wait::wait_for("the centre", LONG, || whole.cli(&login))?;
         whole.member()?;
@@ -88,7 +89,7 @@ impl Whole {
 
     /// The member chart without node daemons, and an agent as that chart's service account.
     fn member(&mut self) -> Result<()> {
-        let [nodes, health] = free_ports()?;
+        let [nodes, health] = [17447, 17448].map(|port| format!("{}:{port}", self.api.home));
         self.api.kubectl(&["create", "namespace", "shop"])?;
         let install =
             ["install", "m", &chart("member"), "--wait=false", "--create-namespace", "--set-json", CEILING];
@@ -114,9 +115,9 @@ impl Whole {
             format!("--join-token-file={}", join.display()),
             "--namespace=faultline".to_owned(),
             "--pod-name=agent-0".to_owned(),
-            format!("--node-link-addr=127.0.0.1:{nodes}"),
+            format!("--node-link-addr={nodes}"),
             "--node-service=localhost".to_owned(),
-            format!("--health-addr=127.0.0.1:{health}"),
+            format!("--health-addr={health}"),
             "--no-node-daemons".to_owned(),
         ];
         self.api.spawn(Path::new("/usr/bin/env"), &flags)?;

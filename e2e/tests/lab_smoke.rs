@@ -199,8 +199,12 @@ spec:
     let ready = cluster.ready_pods("default", "app=tools", cluster.nodes.len(), WAIT)?;
     for node in &cluster.nodes {
         let path = node.path("/var/lib/faultline/node");
-        let written = wait_for(&path.display().to_string(), WAIT, || Ok(fs::read_to_string(&path)?))?;
-        ensure!(written.trim() == node.name(), "{} says {written}", path.display());
+        // Made first, filled after.
+        wait_for(&path.display().to_string(), WAIT, || {
+            let written = fs::read_to_string(&path)?;
+            ensure!(written.trim() == node.name(), "it says {written}");
+            Ok(())
+        })?;
         ensure!(node.processes("busybox sleep 3600").len() == 1, "the daemon on {}", node.name());
     }
     ensure!(ready.iter().all(|pod| pod.containers[0].2 == 0), "a tool is missing: {ready:?}");

@@ -30,12 +30,12 @@ fn line(row: &Row, world: &World, server: &str, pin: &str) -> Vec<String> {
 
 /// Every command against this; what is wrong with how it took it.
 async fn against(
-    fake: &Fake,
+    world: World,
     server: &str,
     pin: &str,
     check: impl Fn(&Ran) -> bool + Clone + Send + 'static,
 ) -> Vec<String> {
-    let world = Arc::new(World::new(fake));
+    let world = Arc::new(world);
     world.context(server, pin);
     let rows = ROWS.iter().filter(|row| row.needs == Needs::Centre);
     let cases = rows.map(|row| {
@@ -94,7 +94,7 @@ async fn answers_that_are_none_end_every_command_with_an_error() {
     let mut found = Vec::new();
     for (what, says) in answers {
         let fake = Fake::start(move |_| says.clone()).await;
-        let flaws = against(&fake, &fake.server, &fake.pin, |_| true).await;
+        let flaws = against(World::new(&fake), &fake.server, &fake.pin, |_| true).await;
         found.extend(flaws.into_iter().chain(repeats(&fake)).map(|flaw| format!("{what}: {flaw}")));
     }
     none(&found);
@@ -119,7 +119,7 @@ async fn answers_that_do_not_end_are_bounded_in_memory_and_time() {
     let mut found = Vec::new();
     for (what, says) in answers {
         let fake = Fake::start(move |_| says.clone()).await;
-        let flaws = against(&fake, &fake.server, &fake.pin, |_| true).await;
+        let flaws = against(World::in_vain(&fake), &fake.server, &fake.pin, |_| true).await;
         found.extend(flaws.into_iter().map(|flaw| format!("{what}: {flaw}")));
     }
     none(&found);
@@ -134,15 +134,15 @@ async fn the_token_goes_to_nobody_else() {
             format!("HTTP/1.1 {status}\r\nLocation: {}/v1/runs\r\nContent-Length: 0\r\n\r\n", thief.server);
         let fake = Fake::start(move |_| Says::Bytes(answer.clone().into_bytes())).await;
         let is_told = |ran: &Ran| format!("{}{}", ran.err, ran.out).contains("redirects");
-        none(&against(&fake, &fake.server, &fake.pin, is_told).await);
+        none(&against(World::new(&fake), &fake.server, &fake.pin, is_told).await);
         none(&repeats(&fake));
     }
     // Another authority's server at the address.
     let other = Fake::start(|_| Says::json("{}")).await;
-    none(&against(&thief, &thief.server, &other.pin, |_| true).await);
+    none(&against(World::new(&thief), &thief.server, &other.pin, |_| true).await);
     // A server of the right authority under another name.
     let elsewhere = thief.server.replace("localhost", "127.0.0.1");
-    none(&against(&thief, &elsewhere, &thief.pin, |_| true).await);
+    none(&against(World::new(&thief), &elsewhere, &thief.pin, |_| true).await);
     assert!(thief.asked().is_empty(), "{:?}", thief.asked());
     assert!(other.asked().is_empty());
 }
@@ -150,12 +150,13 @@ async fn the_token_goes_to_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_nobody_or_something_else_listens() {
     let fake = Fake::start(|_| Says::json("{}")).await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let refusing = format!("https://localhost:{}", free.local_addr().expect("bound").port());
-    drop(free);
+    // Held, or somebody else could get it; it never listens.
+    let mute = tokio::net::TcpSocket::new_v4().expect("a socket");
+    mute.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let refusing = format!("https://localhost:{}", mute.local_addr().expect("bound").port());
     let at = refusing.trim_start_matches("https://").to_owned();
     let is_named = move |ran: &Ran| format!("{}{}", ran.err, ran.out).contains(&at);
-    none(&against(&fake, &refusing, &fake.pin, is_named).await);
+    none(&against(World::new(&fake), &refusing, &fake.pin, is_named).await);
     // Plain HTTP on the port.
     let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = format!("https://localhost:{}", plain.local_addr().expect("bound").port());
@@ -166,7 +167,7 @@ async fn where_nobody_or_something_else_listens() {
                 tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
-    none(&against(&fake, &address, &fake.pin, |_| true).await);
+    none(&against(World::new(&fake), &address, &fake.pin, |_| true).await);
     assert!(fake.asked().is_empty());
 }
 
@@ -174,7 +175,7 @@ async fn where_nobody_or_something_else_listens() {
 async fn a_list_that_goes_round_in_a_circle_ends() {
     let fake = Fake::start(|_| Says::json(r#"{"items": [], "next": "again"}"#)).await;
     let is_told = |ran: &Ran| ran.code == 9 || !ran.err.contains("circle") || ran.err.contains("goes round");
-    none(&against(&fake, &fake.server, &fake.pin, is_told).await);
+    none(&against(World::new(&fake), &fake.server, &fake.pin, is_told).await);
     let world = World::new(&fake);
     let ran = world.run(&["get", "experiments"], &[]).await;
     assert!(ran.err.contains("circle"), "{}", ran.err);

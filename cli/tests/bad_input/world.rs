@@ -15,11 +15,16 @@ use crate::fake::Fake;
 pub(crate) const TOKEN: &str = "flo-the-secret-token-of-the-test";
 /// Bound of every command, in seconds, also on a machine that is busy.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a request may take. Below [`PATIENCE`], or a command could not say that it gave up.
+const ANSWERED: &str = "50s";
+/// The same where no answer ever comes.
+const UNANSWERED: &str = "700ms";
 /// The most memory that a command may ask for, KiB.
 const MEMORY_KIB: u32 = 768 * 1024;
 
 pub(crate) struct World {
     folder: TempDir,
+    request_timeout: &'static str,
 }
 
 /// How a command ended.
@@ -32,8 +37,9 @@ pub(crate) struct Ran {
 }
 
 impl World {
+    /// For what answers, however long that takes on a busy machine.
     pub(crate) fn new(fake: &Fake) -> Self {
-        let world = Self { folder: TempDir::new().expect("a folder") };
+        let world = Self { folder: TempDir::new().expect("a folder"), request_timeout: ANSWERED };
         let files = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/files");
         for name in ["good.yaml", "run.yaml"] {
             std::fs::copy(files.join(name), world.path(name)).expect("it is there");
@@ -51,6 +57,11 @@ impl World {
         world.write("rest.key", fake.key.as_bytes());
         world.context(&fake.server, &fake.pin);
         world
+    }
+
+    /// For what never ends an answer.
+    pub(crate) fn in_vain(fake: &Fake) -> Self {
+        Self { request_timeout: UNANSWERED, ..Self::new(fake) }
     }
 
     /// The context that commands use.
@@ -84,7 +95,7 @@ impl World {
         command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_faultline")]).args(args);
         command.current_dir(self.folder.path()).env_clear();
         command.env("FAULTLINE_CONFIG", self.path("contexts.json"));
-        command.env("FAULTLINE_REQUEST_TIMEOUT", "700ms").envs(env.iter().copied());
+        command.env("FAULTLINE_REQUEST_TIMEOUT", self.request_timeout).envs(env.iter().copied());
         command.stdin(Stdio::null()).kill_on_drop(true);
         let ended = tokio::time::timeout(PATIENCE, command.output()).await;
         let Output { status, stdout, stderr } =
@@ -140,7 +151,7 @@ where
 {
     let (mut found, mut running) = (Vec::new(), tokio::task::JoinSet::new());
     for case in cases {
-        if running.len() >= 4
+        if running.len() >= 8
             && let Some(ended) = running.join_next().await
         {
             found.extend(ended.expect("no panic"));

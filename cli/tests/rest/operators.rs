@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::{Centre, WITHIN};
 
@@ -45,11 +45,12 @@ async fn operators_are_made_listed_rotated_and_revoked() {
     centre.end().await;
 }
 
-/// Passes bytes on; while armed it keeps back what is answered to the first request, until it is told to cut.
+/// Passes bytes on. Once armed it keeps back what is answered to a request, until the cut: that ends the connections
+/// of those requests, and what comes later passes.
 struct Wire {
     port: u16,
     armed: Arc<AtomicBool>,
-    cut: Arc<Notify>,
+    cut: CancellationToken,
     #[expect(dead_code, reason = "dropped with this")]
     tasks: JoinSet<()>,
 }
@@ -59,7 +60,7 @@ impl Wire {
         let upstream = centre.address.trim_start_matches("https://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        let (armed, cut) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+        let (armed, cut) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
         let mut tasks = JoinSet::new();
         let (is_armed, told) = (armed.clone(), cut.clone());
         tasks.spawn(async move {
@@ -73,12 +74,12 @@ impl Wire {
     }
 }
 
-async fn pass(mut client: TcpStream, mut server: TcpStream, armed: Arc<AtomicBool>, cut: Arc<Notify>) {
+async fn pass(mut client: TcpStream, mut server: TcpStream, armed: Arc<AtomicBool>, cut: CancellationToken) {
     let (mut up, mut down) = ([0; 16 * 1024], [0; 16 * 1024]);
-    let mut sent = 0;
+    let (mut sent, mut is_kept_back) = (0, false);
     loop {
         // The first is the greeting of TLS; the request comes with the second.
-        let keep_back = sent > 1 && armed.load(Ordering::SeqCst);
+        is_kept_back |= sent > 1 && armed.load(Ordering::SeqCst) && !cut.is_cancelled();
         tokio::select! {
             read = client.read(&mut up) => match read {
                 Ok(n) if n > 0 && server.write_all(&up[..n]).await.is_ok() => sent += 1,
@@ -86,13 +87,13 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, armed: Arc<AtomicBoo
             },
             read = server.read(&mut down) => match read {
                 Ok(n) if n > 0 => {
-                    if !keep_back && client.write_all(&down[..n]).await.is_err() {
+                    if !is_kept_back && client.write_all(&down[..n]).await.is_err() {
                         return;
                     }
                 }
                 _ => return,
             },
-            () = cut.notified(), if keep_back => return,
+            () = cut.cancelled(), if is_kept_back => return,
         }
     }
 }
@@ -114,9 +115,7 @@ async fn what_lost_its_answer_is_asked_again_and_done_once() {
                 break;
             }
         }
-        wire.armed.store(true, Ordering::SeqCst);
-        wire.cut.notify_waiters();
-        wire.armed.store(false, Ordering::SeqCst);
+        wire.cut.cancel();
     };
     let both = async { tokio::join!(invite, lose) };
     let ((code, out, err), ()) = tokio::time::timeout(WITHIN, both).await.expect("in time");

@@ -43,7 +43,7 @@ impl Agent {
     /// Over the files in this folder; daemons dial this address.
     pub(crate) async fn start(folder: &Path, address: &str, endpoint: &str) -> Self {
         let provider = traced(endpoint);
-        let host = HostConfig {
+        let config = HostConfig {
             state_dir: folder.join("agent"),
             workloads: folder.join("workloads.yaml"),
             ceiling: folder.join("ceiling.yaml"),
@@ -51,13 +51,14 @@ impl Agent {
             node_name: "edge".to_owned(),
             denied: Vec::new(),
         };
-        let door = Host::open(host).await.expect("a state folder");
+        let door = Host::open(config).await.expect("a state folder");
         let mut doors = door.doors();
         doors.node_auth = Some(std::sync::Arc::new(Only("edge")));
+        let host = address.split_once(':').expect("an address and a port").0;
         let config = cluster_agent::Config {
             join_token_file: Some(folder.join("join.token")),
             node_link_addr: Some(address.parse().expect("an address")),
-            node_service: vec!["localhost".to_owned()],
+            node_service: vec![host.to_owned()],
             ..cluster_agent::Config::default()
         };
         let shutdown = CancellationToken::new();

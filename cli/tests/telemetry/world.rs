@@ -1,8 +1,8 @@
 //! A centre and one machine in host mode, as processes of the real binary that send their spans to a receiver.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use certs::{Authority, TrustDomain};
@@ -39,13 +39,12 @@ impl Drop for Process {
 
 pub(crate) struct World {
     pub(crate) receiver: Receiver,
-    health: String,
+    home: Home,
     /// The machine's cluster id.
     pub(crate) cluster: String,
     folder: TempDir,
     endpoint: String,
     group: String,
-    runs: Vec<Process>,
     host: Option<Process>,
     apart: Option<Apart>,
     centre: Process,
@@ -54,7 +53,6 @@ pub(crate) struct World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.runs.clear();
         if let Some(host) = &mut self.host {
             terminate(host);
             let _ = host.0.wait();
@@ -77,10 +75,27 @@ fn terminate(process: &Process) {
     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
+/// An address of this machine that nobody else uses: a port that is found free may be taken before it is used.
+struct Home(String);
+
+impl Home {
+    fn new() -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(1);
+        let (pid, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Self(format!("127.{}.{}.{number}", 64 + (pid >> 8) % 128, pid % 256))
+    }
+
+    fn at(&self, port: u16) -> String {
+        format!("{}:{port}", self.0)
+    }
 }
+
+/// Ports at [`Home`], none that anything takes on all addresses.
+const REST: u16 = 17443;
+const LINK: u16 = 17444;
+const ENROL: u16 = 17445;
+const HEALTH: u16 = 17446;
+const NODES: u16 = 17447;
 
 impl World {
     /// It leaves when nothing is left to undo, and takes its cgroup along; one that was killed would leave that behind.
@@ -108,7 +123,7 @@ impl World {
         let mut world = Self::ready(name).await;
         let pid = i32::try_from(world.victim.0.id()).expect("a pid");
         let runtime = Runtime { container: "web".to_owned(), pid }.serve(&world.path("cri.sock"));
-        let address = format!("127.0.0.1:{}", free_port());
+        let address = world.home.at(NODES);
         let agent = Agent::start(world.folder.path(), &address, &world.endpoint).await;
         world.apart = Some(Apart { agent, address, _runtime: runtime });
         world.write("node.token", "whatever");
@@ -152,8 +167,7 @@ impl World {
         let mut command = faultline();
         let path = |name: &str| self.path(name).display().to_string();
         if let Some(apart) = &self.apart {
-            let agent = apart.address.replace("127.0.0.1", "localhost");
-            command.args(["serve", "node", "--agent", &agent, "--token-file", &path("node.token")]);
+            command.args(["serve", "node", "--agent", &apart.address, "--token-file", &path("node.token")]);
             command.args(["--agent-bundle", &path("agent/node-bundle.pem"), "--node-name", "edge"]);
             command.args(["--state-dir", &path("state/node"), "--runtime-socket", &path("cri.sock")]);
             command.args(["--health-addr", "127.0.0.1:0"]);
@@ -195,19 +209,18 @@ impl World {
     }
 
     async fn new(name: &str, endpoint: &str, receiver: Receiver, bundle: &str) -> Self {
-        let folder = TempDir::new().expect("a folder");
+        let (folder, home) = (TempDir::new().expect("a folder"), Home::new());
         let endpoint =
             if endpoint.is_empty() { format!("http://{}", receiver.addr) } else { endpoint.to_owned() };
         let now = jiff::Timestamp::now();
         let authority =
             Authority::create(TrustDomain::new("rest.test").expect("a domain"), now).expect("a CA");
-        let own = authority.issue_server(&["localhost"], None, now, Duration::from_hours(1)).expect("issued");
+        let own = authority.issue_server(&[&home.0], None, now, Duration::from_hours(1)).expect("issued");
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);
             std::fs::write(&path, text).expect("a file");
             path.display().to_string()
         };
-        let ports = [(); 4].map(|()| format!("127.0.0.1:{}", free_port()));
         let mut command = faultline();
         command.args([
             "serve",
@@ -217,9 +230,9 @@ impl World {
         ]);
         command.args(["--kek-file", &file("kek", "0123456789abcdef0123456789abcdef")]);
         command.args(["--admin-token-file", &file("token", TOKEN)]);
-        command.args(["--rest-addr", &ports[0], "--link-addr", &ports[1]]);
-        command.args(["--enrol-addr", &ports[2], "--health-addr", &ports[3]]);
-        command.args(["--link-advertise", &ports[1], "--enrol-advertise", &ports[2]]);
+        command.args(["--rest-addr", &home.at(REST), "--health-addr", &home.at(HEALTH)]);
+        command.args(["--link-addr", &home.at(LINK), "--link-advertise", &home.at(LINK)]);
+        command.args(["--enrol-addr", &home.at(ENROL), "--enrol-advertise", &home.at(ENROL)]);
         command.args([
             "--rest-cert",
             &file("rest.crt", &own.chain_pem),
@@ -231,21 +244,20 @@ impl World {
             command.args(["--otlp-ca", &file("otlp.pem", bundle)]);
         }
         let centre = logged(command, &folder.path().join("centre.log"));
-        let victim = Command::new("sleep").arg("3600").spawn().expect("sleep");
+        let victim = dying_with_us("sleep").arg("3600").spawn().expect("sleep");
+        let server = format!("https://{}", home.at(REST));
         let mut world = Self {
             receiver,
-            health: ports[3].clone(),
+            home,
             cluster: String::new(),
             endpoint,
             group: format!("faultline-test-{}-{name}", std::process::id()),
             folder,
-            runs: Vec::new(),
             host: None,
             apart: None,
             centre,
             victim: Process(victim),
         };
-        let server = format!("https://{}", ports[0].replace("127.0.0.1", "localhost"));
         let pin = authority.pin().to_string();
         let token = world.path("token").display().to_string();
         world
@@ -297,24 +309,22 @@ impl World {
         self.write("experiment.json", &Self::experiment(lasts).to_string()).display().to_string()
     }
 
-    /// Runs it to its end as an operator, in that trace; its id.
-    pub(crate) async fn run(&mut self, lasts: &str, name: &str, trace: &str) -> String {
-        let file = self.write("experiment.json", &Self::experiment(lasts).to_string());
-        let file = file.display().to_string();
-        // It measures nothing, so its exit code is not 0.
-        let (_, out, err) = self.said(&["run", "-f", &file, "--run-name", name, "-o", "json"], trace).await;
-        let run: serde_json::Value = serde_json::from_str(&out).unwrap_or_default();
-        assert_eq!(run["summary"]["outcome"], "Completed", "{out}{err}\n{}", self.logs());
-        run["record"]["id"].as_str().expect("an id").to_owned()
+    /// Asks for it as an operator, in that trace, and waits for nothing; its id.
+    pub(crate) async fn run(&self, lasts: &str, name: &str, trace: &str) -> String {
+        let file = self.definition(lasts);
+        let args = ["run", "-f", &file, "--run-name", name, "--no-wait"];
+        let (ok, out, err) = self.said(&args, trace).await;
+        assert!(ok, "{out}{err}\n{}", self.logs());
+        out.trim().to_owned()
     }
 
-    /// The same without waiting for anything.
-    pub(crate) fn run_in_background(&mut self, lasts: &str, name: &str, trace: &str) {
-        let file = self.write("experiment.json", &Self::experiment(lasts).to_string());
-        let mut command =
-            self.command(&["run", "-f", &file.display().to_string(), "--run-name", name], trace);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts");
-        self.runs.push(Process(child));
+    /// How a run ended, once it did.
+    pub(crate) async fn outcome(&self, id: &str) -> String {
+        // It measures nothing, so the exit code is not 0.
+        let (_, out, err) = self.said(&["watch", id, "-o", "json"], "").await;
+        let run: serde_json::Value = serde_json::from_str(&out).unwrap_or_default();
+        let outcome = run["summary"]["outcome"].as_str();
+        outcome.unwrap_or_else(|| panic!("{out}{err}\n{}", self.logs())).to_owned()
     }
 
     /// Drops an Experiment and a Run of it into the machine's folder.
@@ -375,7 +385,7 @@ impl World {
     /// The centre's metrics as a scraper gets them that asks for nothing.
     pub(crate) async fn metrics(&self) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(&self.health).await.expect("it listens");
+        let mut stream = tokio::net::TcpStream::connect(self.home.at(HEALTH)).await.expect("it listens");
         let request = b"GET /metrics HTTP/1.0\r\nHost: centre\r\n\r\n";
         stream.write_all(request).await.expect("it reads");
         let mut answer = String::new();
@@ -398,39 +408,45 @@ impl World {
 
     /// Asks both to end and waits for it.
     pub(crate) async fn end(mut self) {
-        self.runs.clear();
         if let Some(host) = self.host.take() {
             terminate(&host);
-            self.ended(host, 60).await;
+            self.ended(host).await;
         }
         if let Some(apart) = self.apart.take() {
             apart.agent.end().await;
         }
-        self.ends_within_secs(60).await;
+        self.centre_ends().await;
     }
 
-    pub(crate) async fn ends_within_secs(&mut self, secs: u64) {
-        let victim = Command::new("true").spawn().expect("true");
-        let centre = std::mem::replace(&mut self.centre, Process(victim));
+    pub(crate) async fn centre_ends(&mut self) {
+        let other = Command::new("true").spawn().expect("true");
+        let centre = std::mem::replace(&mut self.centre, Process(other));
         terminate(&centre);
-        self.ended(centre, secs).await;
+        self.ended(centre).await;
     }
 
-    async fn ended(&self, mut process: Process, secs: u64) {
+    async fn ended(&self, mut process: Process) {
         let begun = std::time::Instant::now();
         loop {
             if let Some(status) = process.0.try_wait().expect("its state") {
                 assert!(status.success(), "{status}\n{}", self.logs());
                 return;
             }
-            assert!(begun.elapsed().as_secs() < secs, "it does not end\n{}", self.logs());
+            assert!(begun.elapsed() < PATIENCE, "it does not end\n{}", self.logs());
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }
 
+/// What is killed with the thread that starts it, also when this process is killed.
+fn dying_with_us(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]);
+    command
+}
+
 fn faultline() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_faultline"));
+    let mut command = dying_with_us(env!("CARGO_BIN_EXE_faultline"));
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     // Spans are sent soon, so that nobody waits for them.
     command.env("OTEL_BSP_SCHEDULE_DELAY", "100");

@@ -22,6 +22,8 @@ pub const VICTIM_IMAGE: &str = "docker.io/faultline/victim:lab";
 pub const PRODUCT_IMAGE: &str = "docker.io/faultline/faultline:lab";
 
 const BUILD: Duration = Duration::from_mins(10);
+/// How often a download is tried.
+const ATTEMPTS: u32 = 3;
 const BASE_SUITE: &str = "bookworm";
 const BASE_PACKAGES: &str = "nftables,iptables,iproute2,ca-certificates,busybox-static";
 /// Part of every key: counts changes of the recipes below.
@@ -117,16 +119,28 @@ pub fn workload() -> Result<[Image; 2]> {
 pub fn base() -> Result<Image> {
     let key = digest(&[BASE_SUITE.as_bytes(), BASE_PACKAGES.as_bytes(), BASE_DOCKERFILE.as_bytes()]);
     build("base", "docker.io/faultline/base:lab", &key, &[], |folder| {
-        let mut debian = Command::new("mmdebstrap");
-        debian
-            .args(["--quiet", "--variant=extract"])
-            .arg(format!("--include={BASE_PACKAGES}"))
-            .arg(BASE_SUITE)
-            .arg(folder.join("base.tar"));
-        check(debian.env("TMPDIR", folder), BUILD)?;
+        let mut attempt = 1;
+        while let Err(error) = debian(folder) {
+            if attempt == ATTEMPTS {
+                return Err(error);
+            }
+            say("lab", format_args!("attempt {attempt}: {error:#}"));
+            attempt += 1;
+        }
         fs::write(folder.join("Dockerfile"), BASE_DOCKERFILE)?;
         Ok(())
     })
+}
+
+/// Its packages, from Debian's archive.
+fn debian(folder: &Path) -> Result<()> {
+    let mut debian = Command::new("mmdebstrap");
+    debian
+        .args(["--quiet", "--variant=extract"])
+        .arg(format!("--include={BASE_PACKAGES}"))
+        .arg(BASE_SUITE)
+        .arg(folder.join("base.tar"));
+    check(debian.env("TMPDIR", folder), BUILD).map(drop)
 }
 
 /// The product's image from the repository's Dockerfile (target `prebuilt`) and

@@ -45,11 +45,13 @@ impl Process {
     /// True while this very process runs; an unreaped one does not count, unless
     /// other threads of it still exit and hold its sockets.
     pub fn alive(&self) -> bool {
-        // Reaps it if it is ours; for a stranger's child this is refused, which is fine.
-        let _ = waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
-        stat(self.pid).is_some_and(|now| {
-            now.start_ticks == self.start_ticks && (!matches!(now.state, 'Z' | 'X') || now.threads > 1)
-        })
+        let this = || stat(self.pid).filter(|now| now.start_ticks == self.start_ticks);
+        // Not another one that has its pid by now: whoever started that wants to reap it.
+        if this().is_some() {
+            // Reaps it if it is ours; for a stranger's child this is refused, which is fine.
+            let _ = waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
+        }
+        this().is_some_and(|now| !matches!(now.state, 'Z' | 'X') || now.threads > 1)
     }
 
     /// Sends `signal` if this very process is alive. Gives false when it was not.
@@ -249,5 +251,17 @@ mod tests {
         process.kill().unwrap();
         assert!(!process.alive());
         drop(child.wait());
+    }
+
+    #[test]
+    fn looking_for_a_process_does_not_reap_the_one_that_has_its_pid_now() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::find("sleep", i32::try_from(child.id()).unwrap()).unwrap();
+        let other = Process { start_ticks: process.start_ticks + 1, ..process.clone() };
+        child.kill().unwrap();
+        let died = || stat(process.pid).filter(|now| now.state == 'Z').context("it lives");
+        wait_for("its death", Duration::from_mins(1), died).unwrap();
+        assert!(!other.alive());
+        assert!(!child.wait().unwrap().success(), "its end is still there to be asked for");
     }
 }

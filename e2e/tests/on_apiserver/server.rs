@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -20,8 +19,15 @@ pub(crate) fn chart(name: &str) -> String {
 pub(crate) struct Apiserver {
     children: Vec<Child>,
     pub(crate) folder: PathBuf,
+    /// An address of this machine that nobody else uses: a port that is found free may be taken before it is used.
+    pub(crate) home: String,
     helm: PathBuf,
 }
+
+/// Ports at its home, none that anything takes on all addresses. Those from 17443 on are for who uses the apiserver.
+const ETCD: u16 = 17379;
+const ETCD_PEER: u16 = 17380;
+const SECURE: u16 = 16443;
 
 impl Drop for Apiserver {
     fn drop(&mut self) {
@@ -49,8 +55,10 @@ impl Apiserver {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("apiserver-{}", std::process::id()));
         drop(fs::remove_dir_all(&folder));
         fs::create_dir_all(&folder)?;
-        let mut server = Self { children: Vec::new(), folder, helm: programs.join("helm") };
-        let [client, peer, secure] = free_ports()?;
+        let pid = std::process::id();
+        let home = format!("127.{}.{}.1", 64 + (pid >> 8) % 128, pid % 256);
+        let mut server = Self { children: Vec::new(), folder, home, helm: programs.join("helm") };
+        let local = |port: u16| format!("{}:{port}", server.home);
         let at = |name: &str| server.folder.join(name).display().to_string();
 
         let key = rcgen::KeyPair::generate()?;
@@ -59,14 +67,15 @@ impl Apiserver {
         fs::write(at("tokens"), "root-token,root,1,system:masters\nalice-token,alice,2,people\n")?;
         let kubeconfig = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: root\n\
-             clusters: [{{name: it, cluster: {{server: 'https://127.0.0.1:{secure}', insecure-skip-tls-verify: true}}}}]\n\
+             clusters: [{{name: it, cluster: {{server: 'https://{}', insecure-skip-tls-verify: true}}}}]\n\
              users: [{{name: root, user: {{token: root-token}}}}, {{name: alice, user: {{token: alice-token}}}}]\n\
-             contexts: [{{name: root, context: {{cluster: it, user: root}}}}]\n"
+             contexts: [{{name: root, context: {{cluster: it, user: root}}}}]\n",
+            local(SECURE)
         );
         fs::write(at("kubeconfig"), kubeconfig)?;
 
         let etcd = tools::find("etcd").context("find etcd")?;
-        let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let (client, peer) = (format!("http://{}", local(ETCD)), format!("http://{}", local(ETCD_PEER)));
         let etcd_flags = [
             format!("--data-dir={}", at("etcd")),
             format!("--listen-client-urls={client}"),
@@ -77,14 +86,14 @@ impl Apiserver {
         ];
         let apiserver_flags = [
             format!("--etcd-servers={client}"),
-            format!("--secure-port={secure}"),
+            format!("--secure-port={SECURE}"),
             format!("--cert-dir={}", at("certs")),
             format!("--token-auth-file={}", at("tokens")),
             format!("--service-account-key-file={}", at("sa.pub")),
             format!("--service-account-signing-key-file={}", at("sa.key")),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             "--service-cluster-ip-range=10.99.0.0/24".to_owned(),
-            "--bind-address=127.0.0.1".to_owned(),
+            format!("--bind-address={}", server.home),
             "--authorization-mode=RBAC".to_owned(),
             "--allow-privileged=true".to_owned(),
             // Nothing makes the default service account that its plugin waits for.
@@ -138,14 +147,6 @@ impl Apiserver {
         helm.env("KUBECONFIG", self.folder.join("kubeconfig")).env("HOME", &self.folder);
         succeeded(&helm.args(["--namespace", "faultline"]).args(args).output()?)
     }
-}
-
-/// Ports that nobody listened on just now.
-pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let held: Vec<TcpListener> =
-        (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    let ports = held.iter().map(|one| Ok(one.local_addr()?.port())).collect::<Result<Vec<u16>>>()?;
-    ports.try_into().map_err(|_| anyhow::anyhow!("{N} ports"))
 }
 
 pub(crate) fn succeeded(out: &Output) -> Result<String> {

@@ -11,10 +11,12 @@ use e2e::product::{NAMESPACE, Product};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::stage::{self, WAIT};
+use super::stage::{self, FirstAnswer, WAIT};
 
-/// How long each fault is asked for.
+/// How long a fault is asked for that is to end by itself.
 const LASTS: Duration = Duration::from_secs(25);
+/// The same of one that a lost link is to end, however slowly the link is lost.
+const LINKED: Duration = Duration::from_mins(2);
 /// What a busy machine may add to a deadline.
 const SLACK: Duration = Duration::from_secs(8);
 
@@ -32,9 +34,10 @@ enum Victim {
 struct Fault {
     run: String,
     pod: Pod,
-    reverts: bool,
+    lasts: Duration,
     /// Before it can have been made, and once it was seen.
     between: (Instant, Instant),
+    answers: FirstAnswer,
 }
 
 #[test]
@@ -69,41 +72,51 @@ fn left_dead(product: &Product, victim: Victim) -> Result<()> {
     let partition = json!({ "network": { "partition": {} } });
     let pause = json!({ "container": { "pause": {} } });
     let name = |kind: &str| format!("dead-{}-{kind}", format!("{victim:?}").to_lowercase());
+    let link_is_lost = matches!(victim, Victim::Centre | Victim::Agent);
+    let lasts = if link_is_lost { LINKED } else { LASTS };
     let faults = [
-        Fault::start(product, name("partition"), &pods[0], &partition, "Revert")?,
-        Fault::start(product, name("pause"), &pods[1], &pause, "RunToDeadline")?,
+        Fault::start(product, name("partition"), &pods[0], lasts, &partition, "Revert")?,
+        Fault::start(product, name("pause"), &pods[1], LASTS, &pause, "RunToDeadline")?,
     ];
     let dead = Dead::make(product, victim, &pods[0])?;
-    let link_is_lost = matches!(victim, Victim::Centre | Victim::Agent);
-    for fault in &faults {
-        stage::until_answering(c2, &fault.pod)?;
-        let (asked, seen) = (fault.between.0.elapsed(), fault.between.1.elapsed());
+    let mut over = Vec::new();
+    for fault in faults {
+        let ended = fault.answers.at()?;
+        let (asked, seen) = (ended - fault.between.0, ended - fault.between.1);
         say(
             "scenarios",
             format_args!("{}: ended {:.1} s after it was asked for", fault.run, asked.as_secs_f64()),
         );
-        ensure!(seen < LASTS + SLACK, "{} outlived its deadline: {seen:?}", fault.run);
-        if link_is_lost && fault.reverts {
-            ensure!(asked < LASTS, "the lost link did not revert {}: {asked:?}", fault.run);
+        ensure!(seen < fault.lasts + SLACK, "{} outlived its deadline: {seen:?}", fault.run);
+        if fault.lasts == LINKED {
+            ensure!(asked < LINKED, "the lost link did not revert {}: {asked:?}", fault.run);
         } else {
             ensure!(asked >= LASTS, "{} ended early: {asked:?}", fault.run);
         }
+        over.push((fault.run, fault.pod));
     }
-    // Left dead until after the last deadline.
+    // Left dead until after the last end.
     dead.revive(product)?;
-    faults.iter().try_for_each(|fault| aftermath(product, &fault.run, &fault.pod))
+    over.iter().try_for_each(|(run, pod)| aftermath(product, run, pod))
 }
 
 impl Fault {
-    fn start(product: &Product, run: String, pod: &Pod, kind: &Value, link_lost: &str) -> Result<Self> {
+    fn start(
+        product: &Product,
+        run: String,
+        pod: &Pod,
+        lasts: Duration,
+        kind: &Value,
+        link_lost: &str,
+    ) -> Result<Self> {
         let c2 = &product.lab.c2;
-        let fault = stage::fault("gone", &format!("{}s", LASTS.as_secs()), kind);
+        let fault = stage::fault("gone", &format!("{}s", lasts.as_secs()), kind);
         let limits = json!({ "onLinkLoss": { "after": "4s", "do": link_lost }, "startWithin": "20s" });
         let asked = Instant::now();
         stage::start(product, &run, &stage::aimed(&run, c2, pod, &fault, &limits))?;
         stage::until_silent(c2, pod)?;
-        let between = (asked, Instant::now());
-        Ok(Self { run, pod: pod.clone(), reverts: link_lost == "Revert", between })
+        let (between, answers) = ((asked, Instant::now()), FirstAnswer::of(pod));
+        Ok(Self { run, pod: pod.clone(), lasts, between, answers })
     }
 }
 

@@ -1,8 +1,8 @@
 //! Two replicas of the control plane, and their etcd is dead: a stop and a halt
 //! given to one reach the agents of both.
 
-use std::net::TcpListener;
-use std::process::{Child, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use e2e::lab::cluster::{Pod, kubectl};
@@ -71,17 +71,24 @@ fn told_to_one(product: &Product) -> Result<()> {
 struct Way {
     kubectl: Child,
     port: u16,
+    /// Open as long as it lives: it says a line for each connection.
+    said: BufReader<ChildStdout>,
 }
 
 impl Way {
     fn to(product: &Product, pod: &Pod) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let ports = format!("{port}:7443");
-        let kubectl = kubectl(&product.lab.c1.kubeconfig)
-            .args(["port-forward", "-n", NAMESPACE, &pod.name, &ports])
-            .stdout(Stdio::null())
+        // On a port that it takes itself, and names.
+        let mut kubectl = kubectl(&product.lab.c1.kubeconfig)
+            .args(["port-forward", "-n", NAMESPACE, "--address=127.0.0.1", &pod.name, ":7443"])
+            .stdout(Stdio::piped())
             .spawn()?;
-        Ok(Self { kubectl, port })
+        let said = BufReader::new(kubectl.stdout.take().context("a pipe")?);
+        let mut way = Self { kubectl, port: 0, said };
+        let mut line = String::new();
+        way.said.read_line(&mut line)?;
+        let port = line.strip_prefix("Forwarding from 127.0.0.1:").and_then(|rest| rest.split(' ').next());
+        way.port = port.and_then(|port| port.parse().ok()).with_context(|| format!("no port: {line:?}"))?;
+        Ok(way)
     }
 }
 

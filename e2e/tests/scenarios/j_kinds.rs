@@ -60,7 +60,8 @@ fn cpu_stress(product: &Product) -> Result<()> {
     let idle = hit.cores()?;
     ensure!(idle < 0.1, "{} uses {idle} cores before", pods[0].name);
     let kind = json!({ "cpu": { "stress": { "workers": 1, "load": 50 } } });
-    let fault = stage::fault("busy", "60s", &kind);
+    // Longer than anybody waits for it to be seen; it is stopped then.
+    let fault = stage::fault("busy", "4m", &kind);
     stage::start(product, "stressed", &stage::aimed("stressed", c2, &pods[0], &fault, &json!({})))?;
     // Half a core is asked for; a busy machine gives less, nothing gives much more.
     c2.wait_for("the container to be busy", WAIT, || {
@@ -77,7 +78,12 @@ fn cpu_stress(product: &Product) -> Result<()> {
         ensure!(cores < 0.1, "{cores} cores");
         Ok(())
     })?;
-    ensure!(c2.container_processes(&pods[0], None)?.len() == 1, "a worker is left in the container");
+    // A worker uses nothing while it ends.
+    c2.wait_for("the container to have no worker left", WAIT, || {
+        let processes = c2.container_processes(&pods[0], None)?;
+        ensure!(processes.len() == 1, "{processes:?}");
+        Ok(())
+    })?;
     stage::ended(product, "stressed", "Aborted").map(drop)
 }
 

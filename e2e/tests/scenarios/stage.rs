@@ -2,12 +2,14 @@
 //! clusters, documents, and measuring from outside.
 
 use std::sync::OnceLock;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use e2e::lab::cluster::{Cluster, Pod};
 use e2e::lab::node::Node;
 use e2e::lab::probe::{Vantage, http_get, http_latency_ms};
+use e2e::lab::wait::wait_for;
 use e2e::lab::{Lab, images, say};
 use e2e::product::{NAMESPACE, PASSING, Product};
 use serde_json::{Value, json};
@@ -253,6 +255,14 @@ fn answers_within(pod: &Pod, timeout: Duration) -> bool {
     http_get(&Vantage::Host, &url(pod), timeout).is_ok()
 }
 
+/// Looks at all of them side by side: what is there for seconds only is not looked for one after the other.
+pub(crate) fn at_once<T: Sync>(all: &[T], look: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    thread::scope(|scope| {
+        let looks: Vec<_> = all.iter().map(|one| scope.spawn(|| look(one))).collect();
+        looks.into_iter().try_for_each(|look| look.join().map_err(|_| anyhow!("a thread ended badly"))?)
+    })
+}
+
 /// Fails when a pod is silent for longer than a busy machine explains.
 pub(crate) fn still_answers(pod: &Pod) -> Result<()> {
     for _ in 0..10 {
@@ -275,6 +285,26 @@ pub(crate) fn until_silent(cluster: &Cluster, pod: &Pod) -> Result<()> {
         ensure!(!answers(pod) && !answers(pod), "it answers");
         Ok(())
     })
+}
+
+/// A thread that looks from now on, whatever else is waited for: when the pod first answers is known to about a second.
+pub(crate) struct FirstAnswer(JoinHandle<Result<Instant>>);
+
+impl FirstAnswer {
+    pub(crate) fn of(pod: &Pod) -> Self {
+        let pod = pod.clone();
+        Self(thread::spawn(move || {
+            wait_for(&format!("{} to answer", pod.name), 3 * WAIT, || {
+                ensure!(answers(&pod), "it is silent");
+                Ok(Instant::now())
+            })
+        }))
+    }
+
+    /// Waits for it.
+    pub(crate) fn at(self) -> Result<Instant> {
+        self.0.join().map_err(|_| anyhow!("a thread ended badly"))?
+    }
 }
 
 pub(crate) fn until_answering(cluster: &Cluster, pod: &Pod) -> Result<()> {
