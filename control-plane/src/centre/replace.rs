@@ -1,7 +1,7 @@
 //! A member that was built anew under its old name: the same id and labels, a new join token, and nothing of the
 //! old one trusted any more.
 
-use proto::assignment::{Intent, StopReason};
+use proto::assignment::{Desired, Intent, StopReason};
 use proto::cluster::ClusterSpec;
 use proto::ids::ClusterId;
 use proto::rest::{Invitation, ReplaceCluster};
@@ -9,13 +9,12 @@ use proto::status::RunPhase;
 
 use super::clusters::token_ttl;
 use super::expected::Expected;
-use super::runs::LAG;
 use super::{Caller, Centre, Error, Role};
 use crate::driver::codec;
 use crate::engine::object::{Object, ObjectKey};
 use crate::engine::stopping::stop_of;
 use crate::enrolment::{CertRecord, TokenRecord};
-use crate::store::{Outcome, PageRequest, Txn};
+use crate::store::{Outcome, PageRequest, Revision, Txn};
 
 /// Tokens of one cluster that one transaction burns.
 const MAX_TOKENS: usize = 50;
@@ -118,36 +117,49 @@ impl Centre {
         Ok(txn)
     }
 
-    /// Stops what this cluster was to do and has not reported the end of.
+    /// Stops what this cluster was to do and has not reported the end of. The store says what that is: of the last
+    /// order this replica may not have heard.
     async fn stop_all_on(&self, id: &ClusterId) -> Result<(), Error> {
         loop {
-            let mut changes = self.inner.cache.run_changes();
-            let stops: Vec<_> = self.inner.cache.read(|state| {
-                let live = state.runs_on(id).filter(|(_, run)| {
-                    run.summary.as_ref().is_some_and(|known| known.value.phase != RunPhase::Finished)
-                });
-                live.filter_map(|(_, run)| run.desired.get(id))
-                    .filter(|desired| matches!(desired.value.intent, Intent::Plan | Intent::Start))
-                    .take(CHUNK)
-                    .cloned()
-                    .collect()
-            });
-            if stops.is_empty() {
-                return Ok(());
-            }
+            let told = self.told(id).await?;
             let mut txn = Txn::new();
-            for desired in stops {
-                let stop = stop_of(&desired.value, StopReason::RunAborted);
+            for (desired, revision) in told.iter().take(CHUNK) {
+                let stop = stop_of(desired, StopReason::RunAborted);
                 let object = Object::Desired(id.clone(), Box::new(stop));
                 let path = codec::path(&object.key())?;
-                txn = txn.unchanged(&path, desired.revision).put(path, codec::encode(&object)?);
+                txn = txn.unchanged(&path, *revision).put(path, codec::encode(&object)?);
+            }
+            if told.is_empty() {
+                return Ok(());
             }
             let written = txn.puts();
-            match self.inner.store.txn(txn).await? {
-                Outcome::Committed { revision } => self.inner.cache.seen(revision, &written).await,
-                // The leader was faster, and what it wrote is on its way to this replica.
-                Outcome::Conflict { .. } => drop(tokio::time::timeout(LAG, changes.recv()).await),
+            // After a conflict the leader was faster: look again.
+            if let Outcome::Committed { revision } = self.inner.store.txn(txn).await? {
+                self.inner.cache.seen(revision, &written).await;
             }
         }
+    }
+
+    /// What the store holds for this cluster to plan or to start, but for runs that are known to be over.
+    async fn told(&self, id: &ClusterId) -> Result<Vec<(Desired, Revision)>, Error> {
+        let (prefix, mut told) = (format!("desired/{id}/"), Vec::new());
+        let mut request = Some(PageRequest::first(500));
+        while let Some(asked) = request {
+            let page = self.inner.store.list(&prefix, asked.clone()).await?;
+            for entry in &page.entries {
+                // What cannot be read is sent to nobody.
+                let object = codec::parse(&entry.key).and_then(|key| codec::decode(&key, &entry.value).ok());
+                let Some(Object::Desired(_, desired)) = object else { continue };
+                let is_over = self.inner.cache.read(|state| {
+                    let summary = state.runs.get(&desired.run).and_then(|run| run.summary.as_ref());
+                    summary.is_some_and(|known| known.value.phase == RunPhase::Finished)
+                });
+                if !is_over && matches!(desired.intent, Intent::Plan | Intent::Start) {
+                    told.push((*desired, entry.mod_revision));
+                }
+            }
+            request = asked.next(&page);
+        }
+        Ok(told)
     }
 }

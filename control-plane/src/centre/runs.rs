@@ -25,7 +25,7 @@ use crate::store::Outcome;
 /// Most transactions in which one run is removed, those that are lost included.
 const REMOVAL_ROUNDS: usize = 400;
 /// How long a change that is known to the store is waited for before it is looked again.
-pub(super) const LAG: Duration = Duration::from_millis(100);
+const LAG: Duration = Duration::from_millis(100);
 
 impl Centre {
     /// Records a run of an Experiment of the centre's library; planning begins at once. Needs

@@ -1,12 +1,15 @@
 //! A member that was built anew: the old one is out at once, the new one comes in under the same id, and what the
 //! old one was to do is not done by the new one.
 
-use control_plane::centre::Expected;
 use std::collections::BTreeMap;
 
 use certs::{JoinToken, PrivateKey};
+use control_plane::centre::Expected;
+use control_plane::driver::codec;
+use control_plane::engine::object::{Object, ObjectKey};
 use control_plane::enrolment::{EnrolRequest, Enrolled, Refused};
-use proto::assignment::{ClusterPhase, Intent, StopReason};
+use control_plane::store::Txn;
+use proto::assignment::{ClusterPhase, Desired, Intent, StopReason};
 use proto::cluster::ClusterState;
 use proto::problem::ErrorCode;
 use proto::rest::{InviteCluster, ReplaceCluster};
@@ -98,11 +101,19 @@ async fn what_the_old_one_was_to_do_is_stopped_not_started_by_the_new_one() {
     centre.until(id.as_str(), "heard", |view| view.clusters.iter().any(|c| c.observed.is_some())).await;
 
     let west = old.id.clone();
+    // Another one of which this replica has not heard all yet.
+    let unheard = Desired { run: "unheard".parse().unwrap(), ..start.clone() };
+    let path = codec::path(&ObjectKey::Desired(west.clone(), unheard.run.clone())).unwrap();
+    let value = codec::encode(&Object::Desired(west.clone(), Box::new(unheard))).unwrap();
+    centre.store.txn(Txn::new().put(&path, value)).await.unwrap().committed().unwrap();
     centre
         .api()
         .replace_cluster(&admin(), "west", ReplaceCluster::default(), &Expected::Anything)
         .await
         .unwrap();
+    let unheard = centre.store.get(&path).await.unwrap().unwrap();
+    let unheard: Desired = serde_json::from_slice(&unheard.value).unwrap();
+    assert_eq!(unheard.intent, Intent::Stop);
     let view = centre.api().run(&admin(), id.as_str()).unwrap();
     assert_eq!(view.clusters[0].intent, Intent::Stop, "before anybody has the token");
     assert_eq!(view.clusters[0].observed.as_ref().unwrap().phase, ClusterPhase::Running, "as last heard");
