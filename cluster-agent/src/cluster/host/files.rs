@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
@@ -98,24 +98,18 @@ impl Folder {
     }
 }
 
-/// Of two who write the same file at once the later one wins; neither sees the other's half.
+/// One after the other: two who write the same file share its name beside it, which is always the same, so that what a
+/// crash left there does not stay.
 fn replace(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    static WRITES: AtomicU64 = AtomicU64::new(0);
+    static WRITING: Mutex<()> = Mutex::new(());
+    let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     std::fs::create_dir_all(folder)?;
-    let beside = folder.join(format!(".{name}.{}.new", WRITES.fetch_add(1, Ordering::Relaxed)));
-    let renamed = synced(&beside, bytes).and_then(|()| std::fs::rename(&beside, folder.join(name)));
-    if renamed.is_err() {
-        // Best effort: what is left is never read.
-        let _ = std::fs::remove_file(&beside);
-    }
-    renamed?;
-    File::open(folder)?.sync_all()
-}
-
-fn synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    let beside = folder.join(format!(".{name}.new"));
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;
-    file.sync_all()
+    file.sync_all()?;
+    std::fs::rename(&beside, folder.join(name))?;
+    File::open(folder)?.sync_all()
 }
 
 /// A name that stays inside its folder.

@@ -32,10 +32,25 @@ pub(super) struct Basics {
 }
 
 impl Basics {
-    /// How long they are good for. Where something is still to come that is not long, but twice as long as `before`,
-    /// when they were read last: there are clusters where it never comes.
-    pub(super) fn good_for(&self, before: Duration) -> Duration {
-        if self.is_whole { EVERY } else { (before * 2).clamp(SOON, EVERY) }
+    /// How long they are good for. Where something is still to come that is not long, but twice as long as the time
+    /// before: there are clusters where it never comes. After they were whole it begins anew.
+    pub(super) fn good_for(&self, before: &Self, last: Duration) -> Duration {
+        match (self.is_whole, before.is_whole) {
+            (true, _) => EVERY,
+            (false, true) => SOON,
+            (false, false) => (last * 2).clamp(SOON, EVERY),
+        }
+    }
+
+    /// With what was known before where something is still to come: an address that is missing for the moment is the
+    /// apiserver's all the same.
+    pub(super) fn after(mut self, before: &Self) -> Self {
+        if !self.is_whole && self.cluster_uid == before.cluster_uid {
+            let known: BTreeSet<_> =
+                self.api_addresses.iter().chain(&before.api_addresses).copied().collect();
+            self.api_addresses = known.into_iter().collect();
+        }
+        self
     }
 }
 
@@ -144,18 +159,22 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_still_to_come_is_asked_for_soon_and_what_is_kept_from_us_is_not() {
-        let there = read_of(|| slice(&json!([{ "addresses": ["192.0.2.10"] }]))).await;
-        assert!(there.is_whole && there.api_addresses.len() == 3, "{there:?}");
+        let whole = read_of(|| slice(&json!([{ "addresses": ["192.0.2.10"] }]))).await;
+        assert!(whole.is_whole && whole.api_addresses.len() == 3, "{whole:?}");
         assert!(read_of(|| failure(StatusCode::FORBIDDEN)).await.is_whole);
         for still_to_come in
             [read_of(|| failure(StatusCode::NOT_FOUND)).await, read_of(|| slice(&json!([]))).await]
         {
             assert!(!still_to_come.is_whole, "{still_to_come:?}");
             assert_eq!(still_to_come.api_addresses.len(), 2, "the others stand: {still_to_come:?}");
-            assert_eq!(still_to_come.good_for(Duration::ZERO), SOON);
-            assert_eq!(still_to_come.good_for(SOON), SOON * 2);
-            assert_eq!(still_to_come.good_for(EVERY), EVERY);
+            assert_eq!(still_to_come.good_for(&still_to_come, Duration::ZERO), SOON);
+            assert_eq!(still_to_come.good_for(&still_to_come, SOON), SOON * 2);
+            assert_eq!(still_to_come.good_for(&still_to_come, EVERY), EVERY);
+            assert_eq!(still_to_come.good_for(&whole, EVERY), SOON);
+            assert_eq!(whole.good_for(&still_to_come, SOON), EVERY);
+            // A restart of the apiserver: what it was is not forgotten for it.
+            assert_eq!(still_to_come.clone().after(&whole).api_addresses, whole.api_addresses);
+            assert_eq!(whole.clone().after(&still_to_come), whole);
         }
-        assert_eq!(there.good_for(SOON), EVERY);
     }
 }

@@ -37,7 +37,7 @@ pub(super) async fn follow(door: &Kube) {
     let mut replica_sets = pin!(events(Api::<SlimReplicaSet>::all(client()), "replicasets", None));
     let mut jobs = pin!(events(Api::<SlimJob>::all(client()), "jobs", None));
     let mut classes = pin!(events(Api::<SlimRuntimeClass>::all(client()), "runtimeclasses", None));
-    let mut good_for = basics.good_for(Duration::ZERO);
+    let mut good_for = basics.good_for(&basics, Duration::ZERO);
     let mut again = Instant::now() + good_for;
     let mut seen = Seen::default();
     let mut pace = Pace::new(Instant::now());
@@ -49,10 +49,10 @@ pub(super) async fn follow(door: &Kube) {
             Some(event) = jobs.next() => seen.jobs.take(event, |o| slim::above(o.metadata)),
             Some(event) = classes.next() => seen.classes.take(event, slim::runtime_class),
             () = sleep_until(again) => {
-                let changed = refresh(door, &mut basics).await;
-                good_for = basics.good_for(good_for);
+                let known = refresh(door, &basics).await;
+                good_for = known.good_for(&basics, good_for);
                 again = Instant::now() + good_for;
-                changed
+                std::mem::replace(&mut basics, known) != basics
             }
             () = pace.due(), if pace.is_due() => {
                 pace.published(Instant::now());
@@ -67,16 +67,12 @@ pub(super) async fn follow(door: &Kube) {
     }
 }
 
-async fn refresh(door: &Kube, basics: &mut Basics) -> bool {
+async fn refresh(door: &Kube, known: &Basics) -> Basics {
     match basics::read(door).await {
-        Ok(now) if now != *basics => {
-            *basics = now;
-            true
-        }
-        Ok(_) => false,
+        Ok(now) => now.after(known),
         Err(error) => {
             tracing::debug!(%error, "kept what was known of the apiserver");
-            false
+            known.clone()
         }
     }
 }
