@@ -2,7 +2,9 @@
 //! given to one reach the agents of both.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use e2e::lab::cluster::{Pod, kubectl};
@@ -71,8 +73,6 @@ fn told_to_one(product: &Product) -> Result<()> {
 struct Way {
     kubectl: Child,
     port: u16,
-    /// Open as long as it lives: it says a line for each connection.
-    said: BufReader<ChildStdout>,
 }
 
 impl Way {
@@ -83,9 +83,11 @@ impl Way {
             .stdout(Stdio::piped())
             .spawn()?;
         let said = BufReader::new(kubectl.stdout.take().context("a pipe")?);
-        let mut way = Self { kubectl, port: 0, said };
-        let mut line = String::new();
-        way.said.read_line(&mut line)?;
+        let mut way = Self { kubectl, port: 0 };
+        let (tell, told) = mpsc::sync_channel(1);
+        // To its end: it says a line for each connection, and only the first says the port.
+        thread::spawn(move || said.lines().map_while(Result::ok).for_each(|line| drop(tell.try_send(line))));
+        let line = told.recv_timeout(WAIT).context("port-forward says nothing")?;
         let port = line.strip_prefix("Forwarding from 127.0.0.1:").and_then(|rest| rest.split(' ').next());
         way.port = port.and_then(|port| port.parse().ok()).with_context(|| format!("no port: {line:?}"))?;
         Ok(way)

@@ -87,7 +87,7 @@ impl Lab {
         eventually("a round trip is not delayed", || self.rtt(address).is_some_and(|rtt| rtt < latency));
     }
 
-    /// Waits until something comes back. A datagram is sent every few milliseconds, so the moment is not missed.
+    /// Waits until something comes back. A datagram is sent many times a second, so the moment is not missed.
     #[track_caller]
     pub(crate) fn flows(&self, address: &str) {
         let (near, far) = self.ends(address, Duration::from_millis(20));
