@@ -13,6 +13,7 @@ use crate::driver::codec::{FOLLOWED, followed_by};
 use crate::engine::object::Revision;
 use crate::engine::state::State;
 use crate::link::lane::Lane;
+use crate::store::{self, Outcome, Store, Txn};
 
 /// Run changes that a reader may lag behind before it is told to look again.
 const CHANGES: usize = 1024;
@@ -87,6 +88,19 @@ impl Cache {
     pub async fn complete(&self) {
         // The sender lives as long as this, so the wait never fails.
         let _ = self.complete.subscribe().wait_for(|complete| *complete).await;
+    }
+
+    /// Writes, and waits (bounded) until what was written is seen here.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn write_through(&self, store: &dyn Store, txn: Txn) -> Result<Outcome, store::Error> {
+        let written = txn.written();
+        let outcome = store.txn(txn).await?;
+        if let Outcome::Committed { revision } = outcome {
+            self.seen(revision, &written).await;
+        }
+        Ok(outcome)
     }
 
     /// Waits (bounded) until a write of this revision has come back, for each of these keys. Name only what it

@@ -112,8 +112,9 @@ impl KeeperProcess {
             if let Ok(Some(status)) = own.try_wait() {
                 ends += 1;
                 if ends == STARTS || is_late {
-                    // It ends well only where another one has its lock.
-                    let why = if status.success() { "another holds its lock" } else { &status.to_string() };
+                    // It ends well only where it has no work, which cannot be now, or no lock.
+                    let why =
+                        if status.success() { "it could not take its lock" } else { &status.to_string() };
                     return Err(format!("the keeper ended before it was ready, {ends} times: {why}"));
                 }
                 own = child.insert(start()?);

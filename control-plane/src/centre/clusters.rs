@@ -43,9 +43,7 @@ impl Centre {
         let (invitation, txn) = self.token_for(&spec, ttl, request.auto_accept, txn)?;
         let object = Object::ClusterSpec(spec);
         let txn = txn.put(codec::path(&object.key())?, codec::encode(&object)?);
-        let written = txn.puts();
-        let revision = self.inner.store.txn(txn).await?.committed()?;
-        self.inner.cache.seen(revision, &written).await;
+        self.inner.cache.write_through(&*self.inner.store, txn).await?.committed()?;
         Ok(invitation)
     }
 
@@ -201,16 +199,13 @@ impl Centre {
             .delete_prefix(format!("observed/{id}/"))
             .delete_prefix(format!("experiments/{id}/"))
             .put(codec::path(&deny.key())?, codec::encode(&deny)?);
-        let written = [txn.puts(), vec![path]].concat();
-        let outcome = self.inner.store.txn(txn).await?;
-        if outcome.is_conflict() {
+        if self.inner.cache.write_through(&*self.inner.store, txn).await?.is_conflict() {
             // Compared is what was expected, and that somebody else did not remove it already.
             return Err(match expected {
                 Expected::Anything => Error::not_found("cluster", name),
                 _ => Error::Precondition,
             });
         }
-        self.inner.cache.seen(outcome.committed()?, &written).await;
         Ok(())
     }
 
@@ -239,9 +234,7 @@ impl Centre {
                 let deny = Object::Revoked(id.to_string(), ALL_SERIALS.to_owned());
                 txn = txn.put(codec::path(&deny.key())?, codec::encode(&deny)?);
             }
-            let written = txn.puts();
-            if let crate::store::Outcome::Committed { revision } = self.inner.store.txn(txn).await? {
-                self.inner.cache.seen(revision, &written).await;
+            if !self.inner.cache.write_through(&*self.inner.store, txn).await?.is_conflict() {
                 return self.cluster(caller, id.as_str());
             }
         }

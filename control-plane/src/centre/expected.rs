@@ -7,7 +7,7 @@ use proto::hash::sha256_hex;
 use serde::Serialize;
 
 use super::{Centre, Error};
-use crate::store::{Entry, Outcome, Txn};
+use crate::store::{Entry, Txn};
 
 /// How often a lost race is run again.
 const ATTEMPTS: usize = 8;
@@ -84,8 +84,7 @@ impl Centre {
                 Change::Put(value) => txn.put(path, value),
                 Change::Delete => txn.delete(path),
             };
-            if let Outcome::Committed { revision } = self.inner.store.txn(txn).await? {
-                self.inner.cache.seen(revision, &[path]).await;
+            if !self.inner.cache.write_through(&*self.inner.store, txn).await?.is_conflict() {
                 return Ok(result);
             }
         }

@@ -137,7 +137,7 @@ impl Centre {
         for object in [Object::Resumed(id.clone()), Object::HaltsRevision] {
             txn = txn.put(codec::path(&object.key())?, codec::encode(&object)?);
         }
-        let written = txn.puts();
+        let written = txn.written();
         let revision = self.inner.store.txn(txn).await?.committed()?;
         self.inner.latch.forget_halt(&id);
         self.inner.cache.seen(revision, &written).await;

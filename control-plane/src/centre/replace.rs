@@ -14,7 +14,7 @@ use crate::driver::codec;
 use crate::engine::object::{Object, ObjectKey};
 use crate::engine::stopping::stop_of;
 use crate::enrolment::{CertRecord, TokenRecord};
-use crate::store::{Outcome, PageRequest, Revision, Txn};
+use crate::store::{PageRequest, Revision, Txn};
 
 /// Tokens of one cluster that one transaction burns.
 const MAX_TOKENS: usize = 50;
@@ -73,9 +73,7 @@ impl Centre {
             txn = txn.put(codec::path(&forgotten.key())?, codec::encode(&forgotten)?);
         }
         let (invitation, txn) = self.token_for(&spec, ttl, request.auto_accept, txn)?;
-        let written = txn.puts();
-        let revision = self.inner.store.txn(txn).await?.committed()?;
-        self.inner.cache.seen(revision, &written).await;
+        self.inner.cache.write_through(&*self.inner.store, txn).await?.committed()?;
         // Nobody has the token yet: the new cluster cannot be there before its stops are.
         self.stop_all_on(&id).await?;
         Ok(invitation)
@@ -122,6 +120,9 @@ impl Centre {
     async fn stop_all_on(&self, id: &ClusterId) -> Result<(), Error> {
         loop {
             let told = self.told(id).await?;
+            if told.is_empty() {
+                return Ok(());
+            }
             let mut txn = Txn::new();
             for (desired, revision) in told.iter().take(CHUNK) {
                 let stop = stop_of(desired, StopReason::RunAborted);
@@ -129,14 +130,8 @@ impl Centre {
                 let path = codec::path(&object.key())?;
                 txn = txn.unchanged(&path, *revision).put(path, codec::encode(&object)?);
             }
-            if told.is_empty() {
-                return Ok(());
-            }
-            let written = txn.puts();
             // After a conflict the leader was faster: look again.
-            if let Outcome::Committed { revision } = self.inner.store.txn(txn).await? {
-                self.inner.cache.seen(revision, &written).await;
-            }
+            let _ = self.inner.cache.write_through(&*self.inner.store, txn).await?;
         }
     }
 

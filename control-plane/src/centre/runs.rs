@@ -264,12 +264,9 @@ impl Centre {
                 expected.check(tag.as_deref())?;
             }
             let last = commit.delete.contains(&ObjectKey::Run(run.clone()));
-            // Compared, so it is there: written by each round, deleted by the last.
-            let summary = codec::path(&ObjectKey::Summary(run.clone()))?;
-            match self.inner.store.txn(codec::txn(&commit)?).await? {
-                Outcome::Committed { revision } => {
+            match self.inner.cache.write_through(&*self.inner.store, codec::txn(&commit)?).await? {
+                Outcome::Committed { .. } => {
                     begun = true;
-                    self.inner.cache.seen(revision, &[summary]).await;
                     if last {
                         return Ok(());
                     }

@@ -24,7 +24,7 @@ use super::turns::Standing;
 use crate::centre::Error;
 use crate::driver::codec;
 use crate::engine::object::{Object, ObjectKey};
-use crate::store::{Outcome, Revision, Txn};
+use crate::store::{Revision, Txn};
 
 /// Who may recover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,9 +228,6 @@ impl Enroller {
         let txn = txn
             .put(codec::cert_path(cluster.as_str())?, record)
             .put(codec::path(&status.key())?, codec::encode(&status)?);
-        let written = txn.puts();
-        let Outcome::Committed { revision } = self.store.txn(txn).await? else { return Ok(false) };
-        self.cache.seen(revision, &written).await;
-        Ok(true)
+        Ok(!self.cache.write_through(&*self.store, txn).await?.is_conflict())
     }
 }

@@ -274,9 +274,7 @@ impl Enroller {
             let used = TokenUse { at: now, key_hash: csr.key_hash(), chain_pem: leaf.chain_pem.clone() };
             let cluster = record.cluster.clone();
             let txn = txn.put(&path, json(&TokenRecord { used: Some(used), ..record })?);
-            let written = txn.puts();
-            if let crate::store::Outcome::Committed { revision } = self.store.txn(txn).await? {
-                self.cache.seen(revision, &written).await;
+            if !self.cache.write_through(&*self.store, txn).await?.is_conflict() {
                 return Ok(Enrolled { cluster, chain_pem: leaf.chain_pem });
             }
         }

@@ -26,8 +26,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 const CLAIM_WITHIN: Duration = Duration::from_secs(2);
 /// How long an agent may take to read one message.
 const SEND_WITHIN: Duration = Duration::from_mins(1);
-/// Heartbeats in a row in which nothing is heard of an agent that is given up.
-const UNHEARD: u32 = 3;
+/// Heartbeats missed in a row before an agent counts as lost.
+const MISSES: u32 = 3;
 /// The code by which an agent refuses a centre on an older copy of the store.
 const OLD_STORE: &str = "OldStore";
 /// How long the last word may take.
@@ -285,7 +285,7 @@ impl Reader {
             let next = tokio::time::timeout(self.hub.config.heartbeat, up.recv()).await;
             unheard = if next.is_err() { unheard + 1 } else { 0 };
             match next {
-                Err(_) if unheard >= UNHEARD => return End::Silent,
+                Err(_) if unheard >= MISSES => return End::Silent,
                 Err(_) => continue,
                 Ok(None) => return End::Closed,
                 Ok(Some(Ok(message))) => {

@@ -106,10 +106,23 @@ impl Txn {
         self
     }
 
-    /// The keys that it certainly writes: a deletion may find nothing.
-    pub fn puts(&self) -> Vec<String> {
-        let put = |op: &Op| if let Op::Put(key, ..) = op { Some(key.clone()) } else { None };
-        self.ops.iter().filter_map(put).collect()
+    /// The keys that it certainly writes. A deletion may find nothing, but for a key that must be there.
+    pub fn written(&self) -> Vec<String> {
+        let is_there = |key: &String| {
+            self.compare.iter().any(|compare| match compare {
+                Compare::Exists(there) => there == key,
+                Compare::ModRevision(there, at) | Compare::CreateRevision(there, at) => {
+                    there == key && *at > 0
+                }
+                Compare::Absent(_) => false,
+            })
+        };
+        let written = |op: &Op| match op {
+            Op::Put(key, ..) => Some(key.clone()),
+            Op::Delete(key) => is_there(key).then(|| key.clone()),
+            Op::DeletePrefix(_) => None,
+        };
+        self.ops.iter().filter_map(written).collect()
     }
 }
 
@@ -242,4 +255,25 @@ fn check_written_once(ops: &[Op]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_certainly_written_is_waited_for() {
+        let txn = Txn::new()
+            .unchanged("there", 7)
+            .unchanged("not-there", 0)
+            .exists("somewhere")
+            .absent("made")
+            .put("made", "1")
+            .delete("there")
+            .delete("not-there")
+            .delete("somewhere")
+            .delete("anything")
+            .delete_prefix("all/");
+        assert_eq!(txn.written(), ["made", "there", "somewhere"]);
+    }
 }
